@@ -1,0 +1,165 @@
+"""The one settings object: strict, typed, read from a TOML file, units in the names.
+
+Order of precedence: environment (`PRECOG_LAKE_URI`, nested as `PRECOG_MODEL__FINETUNE__EPOCHS`), then the file. Unknown
+keys are errors, and all errors are shown at once. Wiring takes this object; transforms take plain arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from model.config import ModelConfig
+
+DEFAULT_FILE = "conf/sample.toml"
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class EventType(Strict):
+    """What one `event_type` means everywhere: in ingest, histories, targets and masks."""
+
+    weight: float = Field(1.0, ge=0)
+    """Strength of the event in popularity counts."""
+    target: bool = True
+    """Whether a model is trained and judged on predicting such an event's item."""
+    masks_seen: bool = True
+    """Whether the event's item is left out of its user's recommendations."""
+
+
+class Input(Strict):
+    """Where the raw data lies and how its columns are called. Any format that Spark reads."""
+
+    events_uri: str
+    catalogue_uri: str
+    format: str = "parquet"
+    options: dict[str, str] = {}
+    """Options of Spark's reader, e.g. {header = "true"} for CSV."""
+    event_columns: dict[str, str] = {}
+    """Contract column -> SQL expression over the raw columns, e.g. {user_id = "CustomerID"}; absent = same name."""
+    catalogue_columns: dict[str, str] = {}
+    event_filter: str = "true"
+    """SQL condition on raw rows; the others are no events (price adjustments, say) and are left out, counted."""
+
+
+class Feast(Strict):
+    project: str = "precog"
+    repo: str = "feature_repo"
+    """Folder of the Feast definitions."""
+    config: str = "feature_store.yaml"
+    """The store's yaml inside `repo`: another online store is another file."""
+    user_key: str = "user_id"
+    item_key: str = "item_id"
+
+
+class Spark(Strict):
+    master: str = ""
+    """Empty: what spark-submit was given, or local[*] by hand."""
+    shuffle_partitions: int = Field(4, ge=1)
+    driver_memory: str = "2g"
+    inference_partitions: int = Field(2, ge=1)
+    """Partitions of the users in `recommend`: each is one worker's share, and loads the model once."""
+
+
+class Promotion(Strict):
+    rule: Literal["gate", "always"] = "gate"
+    """`gate`: the challenger must beat champion and popularity beyond noise. `always`: the verdict is printed only."""
+    holdout_days: int = Field(28, ge=1)
+    """H: the temporal split trains to ds - H days and tests on the H days."""
+    max_test_users: int = Field(2000, ge=1)
+
+
+class Publishing(Strict):
+    valid_for_days: int = Field(2, ge=1)
+    active_window_days: int = Field(365, ge=1)
+    """A user without an event for so long gets a tombstone instead of a list."""
+    popularity_days: int = Field(90, ge=1)
+    """Window of the popularity list."""
+    min_users_share: float = Field(0.5, ge=0, le=1)
+    """Gate: the least number of users with a list, as a share of the last publish's."""
+    lease_seconds: float = Field(600, gt=0)
+    """A publisher that was silent for so long is taken for dead."""
+
+
+class Histories(Strict):
+    max_items: int = Field(50, ge=1)
+    """Newest events kept in a row of `user_history`."""
+
+
+class Settings(BaseSettings):
+    """All settings. `--settings FILE` or `PRECOG_SETTINGS` names the file; the default is conf/sample.toml."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PRECOG_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+    lake_uri: str = "lake"
+    """Root of everything we write: local folder, s3://…, hdfs://…."""
+    catalogue_id: str = "current"
+    input: Input
+    event_types: dict[str, EventType]
+    feast: Feast = Feast()
+    spark: Spark = Spark()
+    histories: Histories = Histories()
+    promotion: Promotion = Promotion()
+    publishing: Publishing = Publishing()
+    method: Literal["semantic_convergence"] = "semantic_convergence"
+    model: ModelConfig = ModelConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @model_validator(mode="after")
+    def _targets_exist(self) -> Settings:
+        if not any(kind.target for kind in self.event_types.values()):
+            raise ValueError("event_types: no type has target = true, so there is nothing to learn.")
+        return self
+
+    def store_uri(self, *parts: str) -> str:
+        """URI of a generation store, e.g. store_uri("codebook", "all")."""
+        return "/".join((self.lake_uri.rstrip("/"), *parts))
+
+    def model_json(self) -> dict[str, Any]:
+        """The model's settings as plain JSON values, for manifests and other processes."""
+        value: dict[str, Any] = json.loads(json.dumps(asdict(self.model)))
+        return value
+
+
+def load_settings(file: str | None = None) -> Settings:
+    """Read the settings file (argument, else `PRECOG_SETTINGS`, else conf/sample.toml). Relative paths are the working folder's.
+
+    Raises ValueError that names the file and lists every wrong key at once.
+    """
+    path = Path(file or os.environ.get("PRECOG_SETTINGS") or DEFAULT_FILE)
+    if not path.is_file():
+        raise ValueError(f"Settings file {path} does not exist. Name one by --settings FILE or PRECOG_SETTINGS.")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    try:
+        return FromFile()  # type: ignore[call-arg]  # the fields come from the file
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or '(whole file)'}: {e['msg']}" for e in error.errors()]
+        raise ValueError("\n".join([f"Settings file {path} has {len(lines)} error(s):", *lines])) from None

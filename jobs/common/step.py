@@ -1,0 +1,83 @@
+"""What every step's command line shares: the options, the log format, and errors that a person can read."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import click
+import typer
+
+Day = Annotated[
+    dt.datetime,
+    typer.Option("--ds", formats=["%Y-%m-%d"], help="The day, UTC. Its interval is [ds, ds + 1 day)."),
+]
+OptionalDay = Annotated[
+    dt.datetime | None,
+    typer.Option("--ds", formats=["%Y-%m-%d"], help="The day, UTC: short for --from DS --to DS."),
+]
+FromDay = Annotated[
+    dt.datetime | None,
+    typer.Option("--from", formats=["%Y-%m-%d"], help="First day of a range, UTC, included."),
+]
+ToDay = Annotated[
+    dt.datetime | None,
+    typer.Option("--to", formats=["%Y-%m-%d"], help="Last day of a range, UTC, included."),
+]
+SettingsFile = Annotated[
+    str | None,
+    typer.Option("--settings", help="TOML settings. Default: $PRECOG_SETTINGS, else conf/sample.toml."),
+]
+
+
+class Split(enum.StrEnum):
+    """Which part of the past a model learns from."""
+
+    temporal = "temporal"
+    """Events before ds + 1 day - holdout_days; the rest is for the test."""
+    all = "all"
+    """Every event before ds + 1 day."""
+
+
+SplitOption = Annotated[
+    Split, typer.Option("--split", help="temporal: leave the last holdout_days out; all: everything.")
+]
+
+
+def day_range(ds: dt.datetime | None, start: dt.datetime | None, end: dt.datetime | None) -> tuple[dt.date, dt.date]:
+    """The days that a step was asked for, both ends included. ValueError unless it is --ds alone or --from with --to."""
+    if ds is not None and start is None and end is None:
+        return ds.date(), ds.date()
+    if ds is None and start is not None and end is not None:
+        if start > end:
+            raise ValueError(f"--from {start.date()} lies after --to {end.date()}.")
+        return start.date(), end.date()
+    raise ValueError("Give either --ds DAY, or both --from DAY and --to DAY.")
+
+
+def interval_end(day: dt.date) -> dt.datetime:
+    """End of the day's interval: 00:00 UTC of the next day."""
+    return dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), tzinfo=dt.UTC)
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run a step as a command: exit 0, or print the user's mistake (ValueError) without a trace and exit 2."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    logging.getLogger("py4j").setLevel(logging.WARNING)
+    started = time.monotonic()
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    try:
+        app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    logging.getLogger("step").info("finished in %.1f s", time.monotonic() - started)

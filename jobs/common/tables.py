@@ -1,0 +1,93 @@
+"""Daily tables: rows that belong to days, kept as generations that each cover a range of days.
+
+A bootstrap writes one generation for years, a daily run one for its day. A day is read from the newest finished
+generation that covers it, so a rebuilt day replaces the old one in the moment its manifest appears, readers never see
+half a day, and the order in which days were built does not matter.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from functools import reduce
+
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from model.generation import Draft, Generation, GenerationStore, Manifest
+
+DAY_COLUMN = "ds"
+
+
+def write_rows(df: DataFrame, draft: Draft, name: str, *sort: str) -> tuple[int, str]:
+    """Write a table of a draft as Parquet. Returns the row count and an order-free checksum, both taken on the way.
+
+    `sort` orders the rows inside each file, for small files and good pruning.
+    """
+    observation = Observation()
+    checksum = F.sum(F.xxhash64(*sorted(df.columns)).cast("decimal(20,0)"))
+    observed = df.observe(observation, F.count(F.lit(1)).alias("rows"), checksum.alias("checksum"))
+    ordered = observed.sortWithinPartitions(*sort) if sort else observed
+    ordered.write.parquet(draft.path(name))
+    return int(observation.get["rows"]), f"sum(xxhash64):{observation.get['checksum'] or 0}"
+
+
+class DailyTable:
+    """One daily table in the lake. Its schema is explicit, and has the day as the date column `ds`."""
+
+    def __init__(self, lake_uri: str, name: str, schema: StructType) -> None:
+        assert DAY_COLUMN in schema.fieldNames()
+        self.name, self.schema = name, schema
+        self.store = GenerationStore(f"{lake_uri.rstrip('/')}/{name}")
+
+    def write(self, df: DataFrame, start: dt.date, end: dt.date, manifest: Manifest, *sort: str) -> Generation:
+        """Write the rows of the days start..end (both included) as one generation. An empty day is a finished day."""
+        draft = self.store.begin()
+        columns = [F.col(field.name).cast(field.dataType) for field in self.schema]
+        rows, checksum = write_rows(df.select(*columns), draft, "rows", *(sort or (DAY_COLUMN,)))
+        finished = Manifest(
+            key={"from": start.isoformat(), "to": end.isoformat()},
+            counts={"rows": rows, **manifest.counts},
+            metrics=manifest.metrics,
+            settings=manifest.settings,
+            parents=manifest.parents,
+            code_version=manifest.code_version,
+            checksums={"rows": checksum},
+        )
+        return draft.commit(finished)
+
+    def owners(self, start: dt.date | None, end: dt.date) -> list[tuple[Generation, dt.date, dt.date]]:
+        """Which generation each stretch of days up to `end` is read from, oldest day first."""
+        free = [(start or dt.date.min, end)]
+        taken = []
+        for generation in reversed(self.store.complete()):
+            first, last = (dt.date.fromisoformat(generation.manifest.key[side]) for side in ("from", "to"))
+            rest = []
+            for low, high in free:
+                inner_low, inner_high = max(low, first), min(high, last)
+                if inner_low > inner_high:
+                    rest.append((low, high))
+                    continue
+                taken.append((generation, inner_low, inner_high))
+                if low < inner_low:
+                    rest.append((low, inner_low - dt.timedelta(days=1)))
+                if inner_high < high:
+                    rest.append((inner_high + dt.timedelta(days=1), high))
+            free = rest
+        return sorted(taken, key=lambda owner: owner[1])
+
+    def read(self, spark: SparkSession, start: dt.date | None, end: dt.date) -> DataFrame:
+        """Rows of the days start..end, both included; `start` None reads from the beginning. Missing days have no rows."""
+        parts: Iterable[DataFrame] = [
+            spark.read.schema(self.schema)
+            .parquet(generation.path("rows"))
+            .where(F.col(DAY_COLUMN).between(F.lit(low), F.lit(high)))
+            for generation, low, high in self.owners(start, end)
+        ]
+        return reduce(DataFrame.unionByName, parts, spark.createDataFrame([], self.schema))
+
+    def parents(self, start: dt.date | None, end: dt.date) -> dict[str, str]:
+        """For manifests: the generations that `read` with these days reads from."""
+        names = sorted({generation.identity for generation, _, _ in self.owners(start, end)})
+        return {f"{self.name}[{i}]": name for i, name in enumerate(names)}

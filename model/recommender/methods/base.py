@@ -1,0 +1,63 @@
+"""What a method is: one object that trains and ranks. Baselines, the three papers and their fusion are all this.
+
+Shapes: B users, H history items, S seen items, N items, K results, L code levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+PAD = -1
+"""Fills item-index arrays behind their last item."""
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Users:
+    """A batch of users: `ids` are only for naming errors; histories are item indices, oldest first, padded with -1."""
+
+    ids: list[str]
+    history_BH: Ints
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Best items first. Where fewer than K items are allowed, the rest is -1 (items, codes) and -inf (scores)."""
+
+    items_BK: Ints
+    codes_BKL: Ints
+    scores_BK: Floats
+
+
+class Ranker(Protocol):
+    """Ranks the whole catalogue for a batch of users."""
+
+    def rank(self, users: Users, seen_BS: Ints, available_N: Bools, k: int) -> Ranked:
+        """Top-k items that are available and not seen (both item indices; `seen_BS` padded with -1), best first.
+
+        Ties go to the smaller item index. The result of a user does not depend on the other users of the batch.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """`train(request)` writes the artefact `produces` from the artefacts `requires`; `load_ranker(request)` opens it.
+
+    Both take the same JSON-able request: {"config": ModelConfig as JSON, "inputs": {artefact: URI}, "output": URI}.
+    The names of artefacts are the lake's stores: training_set, behaviour, codebook, model.
+    """
+
+    name: str
+    requires: tuple[str, ...]
+    produces: str
+    train: Callable[[dict[str, Any]], dict[str, Any]]
+    load_ranker: Callable[[dict[str, Any]], Ranker]
