@@ -1,0 +1,158 @@
+"""The tables that steps hand to one another: names, columns, types, and what each column means.
+
+Order of events everywhere: (event_time, coalesce(event_seq, 0), item_id, event_type). Times are UTC. `ds` is the day
+that a row belongs to; its interval is [ds, ds + 1 day). An `event_timestamp` is the moment from which a row is known,
+the end of its day, so that a point-in-time join at 00:00 of a day sees exactly the earlier days (ours).
+"""
+
+from __future__ import annotations
+
+from pyspark.sql.types import (
+    ArrayType,
+    BooleanType,
+    DataType,
+    DateType,
+    FloatType,
+    IntegerType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+from jobs.common.settings import Settings
+from jobs.common.tables import DailyTable
+
+EVENT_ORDER = ("event_time", "event_seq", "item_id", "event_type")
+"""Total order of one user's events, once a null event_seq has become 0."""
+
+
+def _column(name: str, kind: DataType, comment: str, nullable: bool = False) -> StructField:
+    return StructField(name, kind, nullable, {"comment": comment})
+
+
+def _list(kind: DataType) -> ArrayType:
+    # Feast writes no null inside a list: it aborts an int list, and becomes "" in a string list.
+    return ArrayType(kind, containsNull=False)
+
+
+RAW_EVENT = StructType(
+    [
+        _column("user_id", StringType(), "who"),
+        _column("item_id", StringType(), "with which item"),
+        _column("event_time", TimestampType(), "when it happened"),
+        _column("event_type", StringType(), "a key of the setting event_types"),
+        _column("event_seq", LongType(), "order among a user's events of one time; may be left out", nullable=True),
+    ]
+)
+RAW_CATALOGUE = StructType(
+    [
+        _column("item_id", StringType(), "the item"),
+        _column("title", StringType(), "its name for people"),
+        _column("description", StringType(), "longer text, HTML allowed; may be left out", nullable=True),
+        _column("categories", _list(StringType()), "broad to narrow; may be left out", nullable=True),
+        _column("available", BooleanType(), "whether it may be recommended"),
+        _column("updated_at", TimestampType(), "when this version of the item came to be"),
+    ]
+)
+
+EVENTS = StructType(
+    [
+        _column("user_id", StringType(), "who"),
+        _column("item_id", StringType(), "with which item; known to the catalogue by the end of ds"),
+        _column("event_time", TimestampType(), "when it happened"),
+        _column("event_type", StringType(), "a key of the setting event_types"),
+        _column("event_seq", LongType(), "order among events of one time; 0 where the source has none"),
+        _column("ds", DateType(), "day of event_time"),
+    ]
+)
+QUARANTINE = StructType(
+    [
+        _column("ds", DateType(), "day of the row; the last day of the run where the row has no usable time"),
+        _column("source", StringType(), "events | catalogue"),
+        _column("reason", StringType(), "why it was refused"),
+        _column("record", StringType(), "the row as JSON, after the column mapping"),
+    ]
+)
+CATALOGUE = StructType(
+    [
+        _column("item_id", StringType(), "the item"),
+        _column("title", StringType(), "its name for people"),
+        _column("description", StringType(), "longer text, as the source has it", nullable=True),
+        _column("categories", _list(StringType()), "broad to narrow; empty where the source has none"),
+        _column("available", BooleanType(), "whether it may be recommended from then on"),
+        _column("updated_at", TimestampType(), "when this version came to be; the newest <= a day is current"),
+        _column("ds", DateType(), "day of updated_at"),
+    ]
+)
+USER_HISTORY = StructType(
+    [
+        _column("user_id", StringType(), "a user active on ds"),
+        _column("item_ids", _list(StringType()), "items of the newest histories.max_items events, oldest first"),
+        _column("event_types", _list(StringType()), "their types, parallel to item_ids"),
+        _column("event_times", _list(TimestampType()), "their times, parallel to item_ids"),
+        _column("events_total", LongType(), "number of all the user's events up to the end of ds"),
+        _column("event_timestamp", TimestampType(), "end of ds: from when the row is known"),
+        _column("ds", DateType(), "the day"),
+    ]
+)
+ITEM_TEXT = StructType(
+    [
+        _column("item_id", StringType(), "an item updated on ds"),
+        _column("title", StringType(), "its title, normalised"),
+        _column("text", StringType(), "what text encoders read: title. categories. description"),
+        _column("text_hash", StringType(), "sha2-256 of text, 64 hex digits"),
+        _column("available", BooleanType(), "whether it may be recommended from then on"),
+        _column("event_timestamp", TimestampType(), "end of ds: from when the row is known"),
+        _column("ds", DateType(), "the day"),
+    ]
+)
+RECOMMENDATIONS = StructType(
+    [
+        _column("user_id", StringType(), "the user"),
+        _column("item_codes", _list(StringType()), 'codes "u-v-x-y", best first'),
+        _column("item_ids", _list(StringType()), "their items, parallel to item_codes"),
+        _column("scores", _list(FloatType()), "the ranker's scores, parallel to item_codes"),
+        _column("source", StringType(), "model | fallback"),
+        _column("ds", DateType(), "the day that the list was made for"),
+    ]
+)
+
+ITEM_VECTOR = StructType(
+    [
+        _column("text_hash", StringType(), "the text, by its hash"),
+        _column("vector", _list(FloatType()), "its sentence vector, unit length"),
+    ]
+)
+TRAINING_ITEM = StructType(
+    [
+        _column("item_index", IntegerType(), "0..N-1, in the order of item_id"),
+        _column("item_id", StringType(), "the item"),
+        _column("title", StringType(), "its title, normalised"),
+        _column("text", StringType(), "what text encoders read"),
+        _column("text_hash", StringType(), "sha2-256 of text"),
+    ]
+)
+TRAINING_SEQUENCE = StructType(
+    [
+        _column("user_id", StringType(), "the user"),
+        _column("ds", StringType(), "the day whose events are predicted, yyyy-mm-dd"),
+        _column("items", _list(IntegerType()), "model.window_items item indices, oldest first, padded with -1"),
+        _column("targets", _list(IntegerType()), "same length: 1 where the position is to be predicted, else 0"),
+    ]
+)
+
+DAILY_TABLES = {
+    "events": EVENTS,
+    "quarantine": QUARANTINE,
+    "catalogue": CATALOGUE,
+    "user_history": USER_HISTORY,
+    "item_text": ITEM_TEXT,
+    "recommendations": RECOMMENDATIONS,
+}
+
+
+def daily_table(settings: Settings, name: str) -> DailyTable:
+    """A daily table of the lake, by its name in DAILY_TABLES."""
+    return DailyTable(settings.lake_uri, name, DAILY_TABLES[name])
