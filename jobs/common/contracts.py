@@ -33,8 +33,11 @@ def _column(name: str, kind: DataType, comment: str, nullable: bool = False) -> 
 
 
 def _list(kind: DataType) -> ArrayType:
-    # Feast writes no null inside a list: it aborts an int list, and becomes "" in a string list.
-    return ArrayType(kind, containsNull=False)
+    """A list without nulls: one aborts Feast's write of an int list, and reads back as "" in a string list.
+
+    The type cannot say so: whatever comes back from Parquet may hold nulls to Spark, and would not cast to it again.
+    """
+    return ArrayType(kind, containsNull=True)
 
 
 RAW_EVENT = StructType(
