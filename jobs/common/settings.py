@@ -69,12 +69,23 @@ class Spark(Strict):
     """Partitions of the users in `recommend`: each is one worker's share, and loads the model once."""
 
 
+class Training(Strict):
+    """Where TorchDistributor starts the training processes."""
+
+    processes: int = Field(1, ge=1)
+    on_executors: bool = False
+    """false: all on the driver's machine. true: one per Spark task, on the executors."""
+    use_gpu: bool = False
+
+
 class Promotion(Strict):
     rule: Literal["gate", "always"] = "gate"
     """`gate`: the challenger must beat champion and popularity beyond noise. `always`: the verdict is printed only."""
     holdout_days: int = Field(28, ge=1)
     """H: the temporal split trains to ds - H days and tests on the H days."""
     max_test_users: int = Field(2000, ge=1)
+    max_targets_per_user: int = Field(10, ge=1)
+    """Each test user's share of the test: so many of the later events, drawn by a hash."""
 
 
 class Publishing(Strict):
@@ -114,6 +125,7 @@ class Settings(BaseSettings):
     feast: Feast = Feast()
     spark: Spark = Spark()
     histories: Histories = Histories()
+    training: Training = Training()
     promotion: Promotion = Promotion()
     publishing: Publishing = Publishing()
     method: Literal["semantic_convergence"] = "semantic_convergence"

@@ -1,0 +1,28 @@
+"""Start a training function in processes of its own, on this machine or on Spark's GPU executors."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from pyspark.ml.torch.distributor import TorchDistributor
+
+from jobs.common.settings import Training
+
+
+def launch(training: Training, entry: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Run `entry` ("package.module:function") with the request in every process; returns what the first one returns.
+
+    The driver itself imports no torch. Needs an active Spark session.
+    """
+    distributor = TorchDistributor(
+        num_processes=training.processes, local_mode=not training.on_executors, use_gpu=training.use_gpu
+    )
+    metrics: dict[str, Any] = distributor.run(_call, entry, request)
+    return metrics
+
+
+def _call(entry: str, request: dict[str, Any]) -> dict[str, Any]:
+    module, function = entry.split(":")
+    metrics: dict[str, Any] = getattr(importlib.import_module(module), function)(request)
+    return metrics

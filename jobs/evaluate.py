@@ -1,0 +1,124 @@
+"""Judge the newest challenger on the days held out from it, beside the champion and the popularity baseline.
+
+All rank the whole catalogue for the same cases, with seen items masked and not masked; every ranked list is kept, so
+that each number can be counted again without a model.
+
+Reads   training_set/temporal, model/temporal and its codebook, the champion's twin on its own temporal split, events
+Writes  evaluation: ranked/ (a list per case, method and protocol), metrics in the manifest
+
+    python -m jobs.evaluate --ds 2016-10-16 --split temporal
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from functools import reduce
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs.common import promotions
+from jobs.common.artefacts import by_identity, newest, store
+from jobs.common.code_version import code_version
+from jobs.common.contracts import daily_table
+from jobs.common.rankers import model_task
+from jobs.common.settings import Settings, load_settings
+from jobs.common.spark import open_spark
+from jobs.common.step import Day, SettingsFile, Split, SplitOption, interval_end, run
+from jobs.common.tables import write_rows
+from jobs.transforms.holdout import holdout_cases
+from jobs.transforms.ranking import RankingTask, rank
+from model.evaluation.baselines import POPULARITY
+from model.evaluation.protocol import evaluate_lists, format_table
+from model.generation import Draft, Generation, Manifest
+
+log = logging.getLogger("evaluate")
+
+PROTOCOLS = (True, False)
+"""Seen items masked, and not masked."""
+
+
+def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFile = None) -> None:
+    settings = load_settings(settings_file)
+    if split is not Split.temporal:
+        raise ValueError("A model that learned from everything has no held-out days: evaluate --split temporal.")
+    models = {"challenger": newest(settings, "model", split, "finetune")}
+    champion = promotions.champion_twin(settings)
+    if champion is not None:
+        models["champion"] = champion
+    draft = store(settings, "evaluation").begin()
+    tasks = _tasks(settings, models, draft)
+    events = daily_table(settings, "events")
+    with open_spark(settings, "evaluate") as spark:
+        cases = holdout_cases(
+            events.read(spark, None, ds.date()),
+            start=interval_end(ds.date()) - dt.timedelta(days=settings.promotion.holdout_days),
+            target_types=[name for name, kind in settings.event_types.items() if kind.target],
+            masking_types=[name for name, kind in settings.event_types.items() if kind.masks_seen],
+            history_items=settings.model.history_items,
+            max_users=settings.promotion.max_test_users,
+            max_targets_per_user=settings.promotion.max_targets_per_user,
+        )
+        spread = cases.repartition(settings.spark.inference_partitions, "key").sortWithinPartitions("key").persist()
+        if spread.isEmpty():
+            raise ValueError(
+                f"No user has a target event in the {settings.promotion.holdout_days} days before "
+                f"{interval_end(ds.date()).date()}: widen promotion.holdout_days."
+            )
+        ranked = reduce(DataFrame.unionByName, (_rank_cases(spread, name, task) for name, task in tasks.items()))
+        rows, checksum = write_rows(ranked, draft, "ranked", "method", "masked", "key")
+        # At most max_test_users x max_targets_per_user rows a method and protocol: fit for one process.
+        ranks = spark.read.parquet(draft.path("ranked")).select("method", "masked", "user_id", "key", "rank")
+        metrics = evaluate_lists(ranks.orderBy("method", "masked", "key").toArrow())
+    draft.commit(
+        Manifest(
+            key={"ds": ds.date().isoformat(), "split": split},
+            counts={"lists": rows},
+            metrics=metrics,
+            settings={"promotion": settings.promotion.model_dump()},
+            parents={
+                **{role: model.identity for role, model in models.items()},
+                **events.parents(None, ds.date()),
+            },
+            code_version=code_version(),
+            checksums={"ranked": checksum},
+        )
+    )
+    log.info("held-out days, means over users with 95%% intervals:\n%s", format_table(metrics))
+
+
+def _tasks(settings: Settings, models: dict[str, Generation], draft: Draft) -> dict[str, RankingTask]:
+    """A ranking task for each row of the table."""
+    training_set = by_identity(settings, models["challenger"].manifest.parents["training_set"])
+    popularity = {"inputs": {"training_set": training_set.uri, "popularity": draft.uri}, "output": draft.uri}
+    POPULARITY.train(popularity)
+    return {
+        "popularity": RankingTask(
+            "popularity", popularity, [training_set.path("items")], settings.model.decoding.top_k, PROTOCOLS
+        ),
+        **{role: model_task(settings, model, PROTOCOLS) for role, model in models.items()},
+    }
+
+
+def _rank_cases(cases: DataFrame, method: str, task: RankingTask) -> DataFrame:
+    targets = cases.select("key", "user_id", "target")
+    place = F.array_position("item_ids", F.col("target")).cast("int") - 1
+    return (
+        rank(cases, task)
+        .join(targets, "key")
+        .select(
+            F.lit(method).alias("method"),
+            "masked",
+            "key",
+            "user_id",
+            "target",
+            place.alias("rank"),
+            "item_ids",
+            "scores",
+        )
+    )
+
+
+if __name__ == "__main__":
+    run(main)
