@@ -1,0 +1,56 @@
+"""Settings: strict, all errors at once, and every file in conf/ loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.common.settings import load_settings
+
+REPO = Path(__file__).parents[3]
+MINIMAL = """
+[input]
+events_uri = "e"
+catalogue_uri = "c"
+[event_types.buy]
+"""
+
+
+@pytest.mark.parametrize("file", sorted((REPO / "conf").glob("*.toml")), ids=lambda file: file.name)
+def test_every_settings_file_of_the_repo_loads(file: Path) -> None:
+    assert load_settings(str(file)).event_types
+
+
+def test_all_errors_are_shown_at_once_with_their_keys(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(MINIMAL + 'weigth = 1\n[model.finetune]\nepochs = "many"\nepoch = 3\n')
+    with pytest.raises(ValueError, match=r"bad\.toml has 3 error") as caught:
+        load_settings(str(file))
+    text = str(caught.value)
+    assert "event_types.buy.weigth" in text
+    assert "model.finetune.epochs" in text
+    assert "model.finetune.epoch:" in text
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ValueError, match=r"nowhere\.toml does not exist"):
+        load_settings("nowhere.toml")
+
+
+def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text('lake_uri = "from-file"\n' + MINIMAL)
+    monkeypatch.setenv("PRECOG_LAKE_URI", "s3://bucket/lake")
+    monkeypatch.setenv("PRECOG_MODEL__FINETUNE__EPOCHS", "7")
+    settings = load_settings(str(file))
+    assert settings.lake_uri == "s3://bucket/lake"
+    assert settings.model.finetune.epochs == 7
+    assert settings.store_uri("codebook", "all") == "s3://bucket/lake/codebook/all"
+
+
+def test_without_a_target_there_is_nothing_to_learn(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(MINIMAL + "target = false\n")
+    with pytest.raises(ValueError, match="no type has target = true"):
+        load_settings(str(file))
