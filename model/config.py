@@ -5,8 +5,8 @@ jobs/common/settings.py composes them, reads them from TOML and rejects unknown 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
 
 STRICT = {"extra": "forbid"}
 
@@ -52,7 +52,7 @@ class TokenizerConfig:
     """Each of the two inputs is reduced to at most so many principal components."""
     kmeans_iterations: int = 25
     candidates: int = 16
-    """Nearest last codes that the exact repair looks at before it widens the search."""
+    """Nearest prefixes that the exact repair looks at for an item whose own prefix is full; then it widens the search."""
     seed: int = 0
 
 
@@ -91,7 +91,7 @@ class FinetuneConfig:
     warmup_share: float = 0.03
     max_grad_norm: float = 1.0
     normalisation: Normalisation = "level"
-    """Softmax of a code over its level's codes ("level") or the whole vocabulary ("vocabulary"), for loss and scores."""
+    """Softmax of a code over its level's codes ("level") or the whole vocabulary ("vocabulary"): loss and scores."""
     seed: int = 0
 
 
@@ -119,3 +119,21 @@ class ModelConfig:
     """Newest items of a user that a model reads at inference."""
     window_items: int = 40
     """Items in one training sequence: up to `history_items` of context, the rest are targets."""
+
+
+def model_config(value: dict[str, Any]) -> ModelConfig:
+    """The settings back from their JSON (`asdict`). ValueError for unknown keys: another version wrote them."""
+    config: ModelConfig = _from_json(ModelConfig, value, "model")
+    return config
+
+
+def _from_json(kind: Any, value: dict[str, Any], name: str) -> Any:
+    known = {each.name: each for each in fields(kind)}
+    unknown = sorted(set(value) - set(known))
+    if unknown:
+        raise ValueError(f"Settings {name} have unknown key(s) {', '.join(unknown)}; known are {', '.join(known)}.")
+    parts = {
+        key: _from_json(known[key].default_factory, part, f"{name}.{key}") if isinstance(part, dict) else part
+        for key, part in value.items()
+    }
+    return kind(**parts)
