@@ -109,7 +109,7 @@ class GenerationStore:
         """Claim the next attempt: 1 + the greatest existing. Two claimants never get the same number."""
         self._fs.makedirs(self._root, exist_ok=True)
         while True:
-            attempt = 1 + max(self._numbers(".claim"), default=0)
+            attempt = 1 + max(self._claims(), default=0)
             try:
                 create_exclusively(f"{self.uri}/{attempt:06d}.claim", b"")
             except FileExistsError:
@@ -152,9 +152,15 @@ class GenerationStore:
             raise ValueError(f"{generation.uri} is no generation of {self.uri}.")
         write_atomically(f"{self.uri}/{POINTER}", json.dumps({"attempt": generation.attempt}).encode())
 
-    def _numbers(self, suffix: str) -> list[int]:
+    def attempts(self) -> list[int]:
+        """Every attempt that has files, finished or not, oldest first."""
         names = (PurePosixPath(path).name for path in self._fs.ls(self._root, detail=False))
-        return [int(name.removesuffix(suffix)) for name in names if name.endswith(suffix)]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def _claims(self) -> list[int]:
+        self._fs.invalidate_cache()  # an object store's listing may be remembered from before another claim
+        names = (PurePosixPath(path).name for path in self._fs.ls(self._root, detail=False))
+        return [int(name.removesuffix(".claim")) for name in names if name.endswith(".claim")]
 
 
 def create_exclusively(uri: str, content: bytes) -> None:

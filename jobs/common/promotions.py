@@ -12,12 +12,17 @@ def verdicts(settings: Settings) -> GenerationStore:
     return store(settings, "promotion")
 
 
+def live_verdict(settings: Settings, live: Generation) -> Generation:
+    """The newest verdict that made this model live. ValueError when there is none."""
+    for verdict in reversed(verdicts(settings).complete()):
+        if verdict.manifest.metrics["promoted"] and verdict.manifest.parents["live"] == live.identity:
+            return verdict
+    raise ValueError(f"No verdict in {verdicts(settings).uri} made {live.identity} live. Run jobs.promote.")
+
+
 def champion_twin(settings: Settings) -> Generation | None:
-    """The live model's twin that learned from its own temporal split; None while nothing is live."""
+    """The live model's twin, which learned the same recipe from its own temporal split; None while nothing is live."""
     live = store(settings, "model", "all").current()
     if live is None:
         return None
-    for verdict in reversed(verdicts(settings).complete()):
-        if verdict.manifest.metrics["promoted"] and verdict.manifest.parents["live"] == live.identity:
-            return by_identity(settings, verdict.manifest.parents["twin"])
-    raise ValueError(f"{live.identity} is live, but no verdict in {verdicts(settings).uri} says why. Run jobs.promote.")
+    return by_identity(settings, live_verdict(settings, live).manifest.parents["twin"])

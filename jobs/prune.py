@@ -1,0 +1,107 @@
+"""Delete generations that nothing live descends from. Prints what would go; deletes with --delete.
+
+Kept: what each store's pointer names, its newest generation, what owns a day of a daily table, the newest publishes
+(so that a roll-back finds them), the verdict behind the live model, the text vectors; and every parent of these.
+An unfinished attempt goes once a later one has finished; the newest may still be in the writing.
+
+    python -m jobs.prune --keep-publishes 7 --delete
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from typing import Annotated
+
+import fsspec
+import typer
+
+from jobs.common.artefacts import store
+from jobs.common.contracts import DAILY_TABLES, daily_table
+from jobs.common.ledger import Ledger
+from jobs.common.promotions import live_verdict
+from jobs.common.settings import Settings, load_settings
+from jobs.common.step import SettingsFile, run
+from model.generation import Generation, GenerationStore
+
+log = logging.getLogger("prune")
+
+KeepPublishes = Annotated[int, typer.Option("--keep-publishes", min=1, help="Newest publishes that stay.")]
+Delete = Annotated[bool, typer.Option("--delete", help="Delete. Without it, only print.")]
+
+
+def main(keep_publishes: KeepPublishes = 7, delete: Delete = False, settings_file: SettingsFile = None) -> None:
+    settings = load_settings(settings_file)
+    stores = _stores(settings)
+    dead = dead_attempts(settings, stores, keep_publishes)
+    for uri in dead:
+        log.info("%s %s", "delete" if delete else "would delete", uri)
+        if delete:
+            fs, path = fsspec.url_to_fs(uri)
+            # The manifest first: from then on nobody reads the rest.
+            if fs.exists(f"{path}/manifest.json"):
+                fs.rm(f"{path}/manifest.json")
+            fs.rm(path, recursive=True)
+    log.info("%d generations %s", len(dead), "deleted" if delete else "to delete; add --delete to do it")
+
+
+def dead_attempts(settings: Settings, stores: list[GenerationStore], keep_publishes: int) -> list[str]:
+    """URIs of the attempts that nothing live needs, sorted. Their claims stay, so that no number is given twice."""
+    finished = {one.identity: one for store_ in stores for one in store_.complete()}
+    live = _descended_from({one.identity for one in _roots(settings, stores, keep_publishes)}, finished)
+    dead = {generation.uri for identity, generation in finished.items() if identity not in live}
+    for store_ in stores:
+        latest = store_.latest()
+        finished_here = {generation.attempt for generation in store_.complete()}
+        dead |= {
+            store_.attempt_uri(attempt)
+            for attempt in store_.attempts()
+            if latest is not None and attempt < latest.attempt and attempt not in finished_here
+        }
+    return sorted(dead)
+
+
+def _stores(settings: Settings) -> list[GenerationStore]:
+    """Every store in the lake: a folder that holds claims."""
+    fs, root = fsspec.url_to_fs(settings.lake_uri)
+    claims = [path for depth in ("*", "*/*") for path in fs.glob(f"{root}/{depth}/*.claim")]
+    parents = sorted({path.rpartition("/")[0].removeprefix(root).strip("/") for path in claims})
+    return [store(settings, parent) for parent in parents]
+
+
+def _roots(settings: Settings, stores: list[GenerationStore], keep_publishes: int) -> list[Generation]:
+    roots = []
+    for store_ in stores:
+        # Codes of a codebook that is gone go with it; text vectors are a cache for all.
+        name = store_.uri.removeprefix(settings.lake_uri.rstrip("/")).strip("/")
+        if name.startswith("item_vectors/"):
+            roots += store_.complete()
+        elif not name.startswith("codebook_additions/"):
+            roots += [one for one in (store_.current(), store_.latest()) if one is not None]
+    for name in DAILY_TABLES:
+        roots += [owner for owner, _, _ in daily_table(settings, name).owners(None, dt.date.max)]
+    ledger = Ledger(settings.lake_uri, settings.publishing.lease_seconds)
+    kept = [record.number for record in ledger.records()][:keep_publishes]
+    roots += [ledger.publications.get(number) for number in kept]
+    live = store(settings, "model", "all").current()
+    return [*roots, live_verdict(settings, live)] if live is not None else roots
+
+
+def _descended_from(roots: set[str], finished: dict[str, Generation]) -> set[str]:
+    """The roots and all their ancestors, and the codes added to each codebook among them."""
+    live: set[str] = set()
+    frontier = roots
+    while frontier:
+        live |= frontier
+        parents = {p for one in frontier & finished.keys() for p in finished[one].manifest.parents.values()}
+        children = {
+            identity
+            for identity, one in finished.items()
+            if identity.startswith("codebook_additions/") and one.manifest.parents["codebook"] in frontier
+        }
+        frontier = (parents | children) - live
+    return live
+
+
+if __name__ == "__main__":
+    run(main)

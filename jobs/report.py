@@ -1,0 +1,151 @@
+"""One self-contained HTML page about the day's run: volumes, quality, verdict, training, codes, ten users.
+
+Reads   recommendations, events and quarantine of the day; the live model, its codebook, verdict and evaluation
+Writes  report: report.html
+
+    python -m jobs.report --ds 2016-10-16
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import io
+import logging
+from typing import Any
+
+import matplotlib as mpl
+from jinja2 import Environment, PackageLoader, select_autoescape
+from matplotlib.figure import Figure
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.common.artefacts import by_identity, store
+from jobs.common.code_version import code_version
+from jobs.common.contracts import daily_table
+from jobs.common.promotions import live_verdict
+from jobs.common.settings import Settings, load_settings
+from jobs.common.spark import open_spark
+from jobs.common.step import Day, SettingsFile, run
+from jobs.transforms.snapshot import newest_per_key
+from model.evaluation.protocol import METRICS
+from model.generation import Generation, Manifest, write_atomically
+
+log = logging.getLogger("report")
+
+SHOWN_USERS, SHOWN_ITEMS = 10, 5
+
+
+def main(ds: Day, settings_file: SettingsFile = None) -> None:
+    settings = load_settings(settings_file)
+    mpl.use("agg")
+    day = ds.date()
+    lists = _of_day(settings, "recommendations", day)
+    model = by_identity(settings, lists.manifest.parents["model"])
+    codebook = by_identity(settings, lists.manifest.parents["codebook"])
+    verdict = live_verdict(settings, model)
+    evaluation = by_identity(settings, verdict.manifest.parents["evaluation"])
+    twin = by_identity(settings, verdict.manifest.parents["twin"])
+    with open_spark(settings, "report") as spark:
+        users, fallbacks = _users(spark, settings, day)
+    counts = _of_day(settings, "events", day).manifest.counts
+    page = _render(
+        day=day,
+        model=model,
+        codebook=codebook,
+        tiles={
+            "events of the day": f"{counts['events']:,}",
+            "users with a list": f"{lists.manifest.counts['rows'] - fallbacks:,}",
+            "users on the fallback": f"{fallbacks:,}",
+            "items with a code": f"{codebook.manifest.metrics['items']:,}",
+        },
+        quarantined={reason: n for reason, n in counts.items() if reason.startswith("quarantined: ")},
+        quality=evaluation.manifest.metrics,
+        metric_names=list(METRICS),
+        verdict=verdict.manifest.metrics,
+        loss_plot=_plot_losses({"judged": twin, "live": model}),
+        health=codebook.manifest.metrics,
+        codebook_items=codebook.manifest.metrics["items"],
+        codebook_plot=_plot_codebook(codebook.manifest.metrics),
+        users=users,
+        parents=lists.manifest.parents,
+    )
+    draft = store(settings, "report").begin()
+    write_atomically(draft.path("report.html"), page.encode())
+    parents = {"recommendations": lists.identity, "evaluation": evaluation.identity, "model": model.identity}
+    draft.commit(Manifest(key={"ds": day.isoformat()}, parents=parents, code_version=code_version()))
+    log.info("report: %s", draft.path("report.html"))
+
+
+def _of_day(settings: Settings, table: str, day: dt.date) -> Generation:
+    """The generation that holds a day. ValueError when there is none."""
+    owners = daily_table(settings, table).owners(day, day)
+    if not owners:
+        raise ValueError(f"There are no {table} of {day}: run the day's steps before its report.")
+    return owners[0][0]
+
+
+def _users(spark: SparkSession, settings: Settings, day: dt.date) -> tuple[list[dict[str, Any]], int]:
+    """Ten users, drawn by a hash, with titles; and the number of users without a list of the model's."""
+    lists = daily_table(settings, "recommendations").read(spark, day, day)
+    fallbacks = lists.where("source = 'fallback'").count()
+    shown = lists.where("source = 'model'").orderBy(F.xxhash64("user_id"), "user_id").limit(SHOWN_USERS)
+    histories = daily_table(settings, "user_history").read(spark, None, day).join(shown, "user_id", "left_semi")
+    newest = newest_per_key(histories, "user_id").select("user_id", F.reverse("item_ids").alias("history"))
+    titles = newest_per_key(daily_table(settings, "item_text").read(spark, None, day), "item_id")
+    named = {
+        column: _titles(frame, column, titles).orderBy("user_id").collect()
+        for frame, column in ((newest, "history"), (shown.withColumnRenamed("item_ids", "recommended"), "recommended"))
+    }
+    return [
+        {"name": past["name"], "history": past["titles"], "recommended": future["titles"]}
+        for past, future in zip(named["history"], named["recommended"], strict=True)
+    ], fallbacks
+
+
+def _titles(lists: DataFrame, column: str, titles: DataFrame) -> DataFrame:
+    """(user_id, name, titles): the first titles of each list; `name` is the user's id, hashed."""
+    placed = lists.select("user_id", F.posexplode(F.slice(column, 1, SHOWN_ITEMS)).alias("place", "item_id"))
+    ordered = F.array_sort(F.collect_list(F.struct("place", "title")))["title"]
+    name = F.substring(F.sha2("user_id", 256), 1, 8)
+    return placed.join(titles, "item_id").groupBy("user_id").agg(name.alias("name"), ordered.alias("titles"))
+
+
+def _render(**values: Any) -> str:
+    environment = Environment(loader=PackageLoader("jobs"), autoescape=select_autoescape(default=True))
+    return environment.get_template("report.html.j2").render(**values)
+
+
+def _plot_losses(models: dict[str, Generation]) -> str:
+    """A panel per task: loss over epochs, the judged model beside the live one."""
+    losses = {name: model.manifest.metrics["losses"] for name, model in models.items()}
+    tasks = sorted({task for by_task in losses.values() for task in by_task})
+    figure = Figure(figsize=(3.2 * len(tasks), 2.6), layout="constrained")
+    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        for name, by_task in losses.items():
+            values = by_task.get(task, [])
+            axes.plot(range(1, len(values) + 1), values, marker="o", label=name)
+        axes.set(title=task, xlabel="epoch", ylabel="loss, nats per token")
+        axes.legend()
+    return _png(figure)
+
+
+def _plot_codebook(health: dict[str, Any]) -> str:
+    figure = Figure(figsize=(6.4, 2.6), layout="constrained")
+    axes = figure.subplots()
+    levels = range(len(health["codes_used"]))
+    axes.bar([level - 0.2 for level in levels], health["codes_used"], 0.4, label="codes used")
+    axes.bar([level + 0.2 for level in levels], health["perplexity"], 0.4, label="perplexity")
+    axes.set(xticks=list(levels), xticklabels=[f"level {level + 1}" for level in levels])
+    axes.legend()
+    return _png(figure)
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+if __name__ == "__main__":
+    run(main)
