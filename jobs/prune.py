@@ -73,10 +73,9 @@ def _roots(settings: Settings, stores: list[GenerationStore], keep_publishes: in
     roots = []
     for store_ in stores:
         # Codes of a codebook that is gone go with it; text vectors are a cache for all.
-        name = store_.uri.removeprefix(settings.lake_uri.rstrip("/")).strip("/")
-        if name.startswith("item_vectors/"):
+        if store_.name.startswith("item_vectors/"):
             roots += store_.complete()
-        elif not name.startswith("codebook_additions/"):
+        elif not store_.name.startswith("codebook_additions/"):
             roots += [one for one in (store_.current(), store_.latest()) if one is not None]
     for name in DAILY_TABLES:
         roots += [owner for owner, _, _ in daily_table(settings, name).owners(None, dt.date.max)]

@@ -1,4 +1,4 @@
-"""Generations: what one step hands to the next (ours; the layout follows "publish code, then its marker" in lakehouses).
+"""Generations: what one step hands to the next (ours).
 
 A store is a directory of numbered attempts. An attempt is claimed by an atomic create, written whole, and becomes a
 generation when its `manifest.json` appears, which is always the last file written. Nothing in a generation changes
@@ -20,7 +20,7 @@ import json
 import os
 import uuid
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -61,7 +61,7 @@ class Generation:
     uri: str
     attempt: int
     identity: str
-    """Short name that stands in manifests: the store's last two path parts and the attempt, "codebook/all/000002"."""
+    """Short name that stands in manifests: the store's name and the attempt, "codebook/all/000002"."""
     manifest: Manifest
 
     def path(self, *parts: str) -> str:
@@ -93,17 +93,18 @@ class Draft:
 
 
 class GenerationStore:
-    """The attempts under one URI."""
+    """The attempts under root/name; the name says what they are, wherever the root lies."""
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri.rstrip("/")
+    def __init__(self, root: str, name: str) -> None:
+        self.name = name
+        self.uri = f"{root.rstrip('/')}/{name}"
         self._fs, self._root = fsspec.url_to_fs(self.uri)
 
     def attempt_uri(self, attempt: int) -> str:
         return f"{self.uri}/{attempt:06d}"
 
     def identity(self, attempt: int) -> str:
-        return "/".join((*PurePosixPath(self._root).parts[-2:], f"{attempt:06d}"))
+        return f"{self.name}/{attempt:06d}"
 
     def begin(self) -> Draft:
         """Claim the next attempt: 1 + the greatest existing. Two claimants never get the same number."""
@@ -174,13 +175,13 @@ def create_exclusively(uri: str, content: bytes) -> None:
         try:
             os.link(scratch, path)
         finally:
-            os.unlink(scratch)
+            Path(scratch).unlink()
     else:
         fs.pipe_file(path, content, mode="create")
 
 
 def write_atomically(uri: str, content: bytes) -> None:
-    """Put a file so that a reader sees the old content or the new, never a part. An object store's PUT is that already."""
+    """Put a file so that a reader sees the old content or the new, never a part. An object store's PUT does that."""
     fs, path = fsspec.url_to_fs(uri)
     if isinstance(fs, LocalFileSystem):
         fs.makedirs(os.path.dirname(path), exist_ok=True)
@@ -189,7 +190,7 @@ def write_atomically(uri: str, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(scratch, path)
+        Path(scratch).replace(path)
     else:
         fs.pipe_file(path, content)
 

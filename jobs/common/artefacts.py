@@ -14,7 +14,7 @@ from model.generation import Draft, Generation, GenerationStore, Manifest, sha25
 
 def store(settings: Settings, *parts: str) -> GenerationStore:
     """The generation store of a name, e.g. store(settings, "codebook", "all")."""
-    return GenerationStore(settings.store_uri(*parts))
+    return GenerationStore(settings.lake_uri, "/".join(parts))
 
 
 def newest(settings: Settings, name: str, split: str, step: str) -> Generation:
@@ -47,7 +47,7 @@ def additions_store(settings: Settings, codebook: Generation) -> GenerationStore
 
 
 def code_files(settings: Settings, codebook: Generation) -> list[str]:
-    """Parquet files with every item that has a code, in the order of item_index: the codebook's own, then the additions."""
+    """Parquet files of every item that has a code, in the order of item_index: the codebook's, then the additions."""
     additions = additions_store(settings, codebook).complete()
     return [generation.path("items.parquet") for generation in (codebook, *additions)]
 
@@ -75,7 +75,7 @@ def commit_trained(
     parents: dict[str, Generation],
     shapes: tuple[str, ...],
 ) -> Generation:
-    """Finish a trained artefact: checksums of its files, its parents, and the settings (names in `shapes`) behind it."""
+    """Finish a trained artefact: checksums of its files, its parents, the settings (names in `shapes`) behind it."""
     fs, root = fsspec.url_to_fs(draft.uri)
     files = sorted(file.removeprefix(root).lstrip("/") for file in fs.find(root))
     model_settings = settings.model_json()

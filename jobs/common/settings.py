@@ -159,9 +159,9 @@ class Settings(BaseSettings):
 
 
 def load_settings(file: str | None = None) -> Settings:
-    """Read the settings file (argument, else `PRECOG_SETTINGS`, else conf/sample.toml). Relative paths are the working folder's.
+    """Read the settings file (argument, else `PRECOG_SETTINGS`, else conf/sample.toml).
 
-    Raises ValueError that names the file and lists every wrong key at once.
+    Relative paths are the working folder's. Raises ValueError that names the file and lists every wrong key at once.
     """
     path = Path(file or os.environ.get("PRECOG_SETTINGS") or DEFAULT_FILE)
     if not path.is_file():

@@ -20,16 +20,18 @@ from model.generation import Draft, Generation, GenerationStore, Manifest
 DAY_COLUMN = "ds"
 
 
-def write_rows(df: DataFrame, draft: Draft, name: str, *sort: str) -> tuple[int, str]:
+def write_rows(
+    df: DataFrame, draft: Draft, name: str, *sort: str, options: dict[str, str] | None = None
+) -> tuple[int, str]:
     """Write a table of a draft as Parquet. Returns the row count and an order-free checksum, both taken on the way.
 
-    `sort` orders the rows inside each file, for small files and good pruning.
+    `sort` orders the rows inside each file, for small files and good pruning. `options` are those of Parquet's writer.
     """
     observation = Observation()
     checksum = F.sum(F.xxhash64(*sorted(df.columns)).cast("decimal(20,0)"))
     observed = df.observe(observation, F.count(F.lit(1)).alias("rows"), checksum.alias("checksum"))
     ordered = observed.sortWithinPartitions(*sort) if sort else observed
-    ordered.write.parquet(draft.path(name))
+    ordered.write.options(**(options or {})).parquet(draft.path(name))
     return int(observation.get["rows"]), f"sum(xxhash64):{observation.get['checksum'] or 0}"
 
 
@@ -39,7 +41,7 @@ class DailyTable:
     def __init__(self, lake_uri: str, name: str, schema: StructType) -> None:
         assert DAY_COLUMN in schema.fieldNames()
         self.name, self.schema = name, schema
-        self.store = GenerationStore(f"{lake_uri.rstrip('/')}/{name}")
+        self.store = GenerationStore(lake_uri, name)
 
     def write(self, df: DataFrame, start: dt.date, end: dt.date, manifest: Manifest, *sort: str) -> Generation:
         """Write the rows of the days start..end (both included) as one generation. An empty day is a finished day."""

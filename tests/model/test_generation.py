@@ -13,8 +13,8 @@ from model.generation import GenerationStore, Manifest, create_exclusively, dige
 @pytest.fixture(params=["local", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> GenerationStore:
     if request.param == "local":
-        return GenerationStore(str(tmp_path / "codebook" / "all"))
-    return GenerationStore(f"memory://{tmp_path.name}/codebook/all")
+        return GenerationStore(str(tmp_path), "codebook/all")
+    return GenerationStore(f"memory://{tmp_path.name}", "codebook/all")
 
 
 def test_an_attempt_without_manifest_is_never_read(store: GenerationStore) -> None:
@@ -44,13 +44,13 @@ def test_pointer_moves_forwards_and_back(store: GenerationStore) -> None:
 
 
 def test_pointer_refuses_another_stores_generation(store: GenerationStore, tmp_path: Path) -> None:
-    stranger = GenerationStore(str(tmp_path / "other")).begin().commit(Manifest())
+    stranger = GenerationStore(str(tmp_path), "other").begin().commit(Manifest())
     with pytest.raises(ValueError, match="is no generation of"):
         store.point_to(stranger)
 
 
 def test_parallel_claims_never_share_a_number(tmp_path: Path) -> None:
-    store = GenerationStore(str(tmp_path / "events"))
+    store = GenerationStore(str(tmp_path), "events")
     with ThreadPoolExecutor(8) as pool:
         attempts = list(pool.map(lambda _: store.begin().attempt, range(40)))
     assert sorted(attempts) == list(range(1, 41))
