@@ -1,0 +1,78 @@
+"""SASRec: a causal transformer over item indices, whose input embeddings are its output weights too.
+
+[paper] Kang & McAuley 2018, with full softmax cross-entropy instead of sampled negatives (Klenitskiy & Vasilev 2023);
+pre-norm blocks with GELU [ours].
+
+Shapes: B sequences, T positions, N items, D width, H heads, Q positions to predict.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import BehaviourConfig
+
+PAD = -1
+"""Fills `items_BT` behind a sequence's last item."""
+
+
+class SasRec(nn.Module):
+    """Next-item model over the items 0..N-1. Sequences are left-aligned, so that no item ever attends to padding."""
+
+    def __init__(self, items: int, positions: int, config: BehaviourConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        if dim % config.heads:
+            raise ValueError(f"behaviour.dim = {dim} is no multiple of behaviour.heads = {config.heads}.")
+        self.item_embedding = nn.Embedding(items, dim)
+        self.position_embedding = nn.Embedding(positions, dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(dim, config.heads, config.dropout) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(dim)
+        for embedding in (self.item_embedding, self.position_embedding):
+            nn.init.normal_(embedding.weight, std=0.02)
+
+    def encode(self, items_BT: Tensor) -> Tensor:
+        """States [B,T,D]: what is known after each item. States at padded positions mean nothing."""
+        # Padding reads item 0; causality keeps it from every real position, which all stand before it.
+        x_BTD = self.item_embedding(items_BT.clamp(min=0)) * self.item_embedding.embedding_dim**0.5
+        x_BTD = self.dropout(x_BTD + self.position_embedding.weight[: items_BT.shape[1]])
+        for block in self.blocks:
+            x_BTD = block(x_BTD)
+        states_BTD: Tensor = self.norm(x_BTD)
+        return states_BTD
+
+    def forward(self, items_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, int]:
+        """Mean cross-entropy (nats) over the Q target positions, each predicted from all earlier ones, and Q.
+
+        `targets_BT` is 1 where an item is to be predicted; a sequence's first item, with nothing before it, never is.
+        """
+        wanted_BT = (targets_BT[:, 1:] == 1) & (items_BT[:, 1:] != PAD)
+        states_QD = self.encode(items_BT[:, :-1])[wanted_BT]
+        labels_Q = items_BT[:, 1:][wanted_BT]
+        total = F.cross_entropy(states_QD @ self.item_embedding.weight.T, labels_Q, reduction="sum")
+        # A batch without targets has loss 0 and zero gradients, so that all ranks still take the step together.
+        return total / max(len(labels_Q), 1), len(labels_Q)
+
+
+class Block(nn.Module):
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.attention_dropout = heads, dropout
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        x_BTD = x_BTD + self.dropout(self.out(self._attend(self.attention_norm(x_BTD))))
+        result_BTD: Tensor = x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD)))
+        return result_BTD
+
+    def _attend(self, x_BTD: Tensor) -> Tensor:
+        B, T, D = x_BTD.shape
+        q, k, v = self.qkv(x_BTD).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        drop = self.attention_dropout if self.training else 0.0
+        mixed_BHTd = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, is_causal=True)
+        return mixed_BHTd.transpose(1, 2).reshape(B, T, D)

@@ -1,0 +1,55 @@
+"""The processes that train together: this one alone, or those that torchrun (or Spark's TorchDistributor) started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Processes:
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the results and shows the progress."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model on this process's device; its gradients become the mean over all. Call the result, not `model`."""
+        model.to(self.device)
+        return model if self.world_size == 1 else DistributedDataParallel(model)
+
+    def sums(self, *values: float) -> list[float]:
+        """Each value's sum over the processes."""
+        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(totals)
+        return list(totals.tolist())
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """Join the other processes, by NCCL where there are GPUs and by Gloo elsewhere; leave them at the end."""
+    gpu = torch.cuda.is_available()
+    if not dist.is_torchelastic_launched():
+        yield Processes(0, 1, torch.device("cuda" if gpu else "cpu"))
+        return
+    dist.init_process_group("nccl" if gpu else "gloo")
+    try:
+        device = (
+            torch.device("cuda", dist.get_node_local_rank() % torch.cuda.device_count()) if gpu else torch.device("cpu")
+        )
+        if gpu:
+            torch.cuda.set_device(device)
+        yield Processes(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()

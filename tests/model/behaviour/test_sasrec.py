@@ -1,0 +1,50 @@
+"""Causality, padding and the loss's definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model.behaviour.sasrec import SasRec
+from model.config import BehaviourConfig
+
+CONFIG = BehaviourConfig(dim=16, layers=2, heads=2, dropout=0.3)
+
+
+@pytest.fixture
+def model() -> SasRec:
+    torch.manual_seed(0)
+    return SasRec(items=30, positions=8, config=CONFIG).eval()
+
+
+def test_a_state_depends_on_earlier_items_alone(model: SasRec) -> None:
+    items_BT = torch.randint(0, 30, (4, 8))
+    changed_BT = items_BT.clone()
+    changed_BT[:, 5:] = torch.tensor([7, -1, -1])
+    torch.testing.assert_close(model.encode(items_BT)[:, :5], model.encode(changed_BT)[:, :5])
+    assert not torch.allclose(model.encode(items_BT)[:, 5], model.encode(changed_BT)[:, 5])
+
+
+def test_the_loss_is_the_mean_over_targets_that_have_something_before_them(model: SasRec) -> None:
+    items_BT = torch.tensor([[3, 4, 5, -1], [6, 7, -1, -1]])
+    targets_BT = torch.tensor([[1, 0, 1, 1], [1, 1, 0, 0]])  # a first item and a padded position are no targets
+    loss, count = model(items_BT, targets_BT)
+    logits_BTN = model.encode(items_BT) @ model.item_embedding.weight.T
+    expected = (
+        F.cross_entropy(logits_BTN[0, 1], torch.tensor(5)) + F.cross_entropy(logits_BTN[1, 0], torch.tensor(7))
+    ) / 2
+    assert count == 2
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_batch_without_targets_costs_nothing(model: SasRec) -> None:
+    loss, count = model(torch.tensor([[3, -1]]), torch.tensor([[1, 0]]))
+    loss.backward()
+    assert (loss.item(), count) == (0.0, 0)
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.blocks.parameters())
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match=r"behaviour.dim = 15 is no multiple of behaviour.heads = 2"):
+        SasRec(5, 4, BehaviourConfig(dim=15, heads=2))

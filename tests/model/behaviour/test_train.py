@@ -1,0 +1,113 @@
+"""The encoder learns a pattern, gives the same artefact twice, and trains in two processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model.behaviour.train import train_behaviour
+from model.config import BehaviourConfig, ModelConfig
+from model.data.files import load_json, load_tensors, save_json
+from model.data.reader import read_items
+
+ITEMS, WINDOW = 20, 6
+CONFIG = ModelConfig(
+    behaviour=BehaviourConfig(dim=16, layers=1, heads=2, dropout=0.0, epochs=8, batch_size=16, learning_rate=0.01),
+    window_items=WINDOW,
+)
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> dict[str, Any]:
+    """200 windows that count upwards from a random item, modulo 20; the last item never occurs."""
+    rng = np.random.default_rng(0)
+    items, targets = [], []
+    for _ in range(200):
+        length = int(rng.integers(2, WINDOW + 1))
+        items.append([*((rng.integers(ITEMS) + np.arange(length)) % (ITEMS - 1)), *[-1] * (WINDOW - length)])
+        targets.append([0, *[1] * (length - 1), *[0] * (WINDOW - length)])
+    training_set = tmp_path / "training_set"
+    for name in ("items", "sequences"):
+        (training_set / name).mkdir(parents=True)
+    index = list(range(ITEMS))
+    pq.write_table(
+        pa.table({"item_index": index, "item_id": [f"i{i:02}" for i in index]}), training_set / "items/0.parquet"
+    )
+    pq.write_table(
+        pa.table({"items": pa.array(items, pa.list_(pa.int32())), "targets": pa.array(targets, pa.list_(pa.int32()))}),
+        training_set / "sequences/0.parquet",
+        row_group_size=50,
+    )
+    return {
+        "config": dataclasses.asdict(CONFIG),
+        "inputs": {"training_set": str(training_set)},
+        "output": str(tmp_path / "behaviour"),
+    }
+
+
+def test_it_learns_and_writes_the_artefact(request_: dict[str, Any]) -> None:
+    metrics = train_behaviour(request_)
+    assert metrics["loss_by_epoch"][0] > 2.0  # nats; a blind guess costs ln 20 = 3.0
+    assert metrics["loss"] < 0.5
+    assert metrics["items_with_behaviour"] == ITEMS - 1
+    tensors = load_tensors(f"{request_['output']}/vectors.safetensors")
+    assert tensors["vectors"].shape == (ITEMS, 16)
+    assert tensors["count"][-1] == 0
+    assert tensors["count"].sum() == metrics["targets"]
+    items = read_items(f"{request_['output']}/items.parquet", ["item_id"])
+    assert items["item_id"].to_pylist() == [f"i{i:02}" for i in range(ITEMS)]
+    assert load_json(f"{request_['output']}/metrics.json") == metrics
+
+
+def test_the_same_request_gives_the_same_weights(request_: dict[str, Any]) -> None:
+    again = request_ | {"output": request_["output"] + "-again"}
+    for one in (request_, again):
+        one["config"]["behaviour"]["epochs"] = 1
+        one["config"]["behaviour"]["dropout"] = 0.2
+        train_behaviour(one)
+    for file in ("model.safetensors", "vectors.safetensors"):
+        assert Path(request_["output"], file).read_bytes() == Path(again["output"], file).read_bytes()
+
+
+def test_two_processes_train_one_model(request_: dict[str, Any], tmp_path: Path) -> None:
+    save_json(f"{tmp_path}/request.json", request_)
+    script = Path(sys.modules["model.behaviour.train"].__file__ or "")
+    root = str(script.parents[2])
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            script,
+            tmp_path / "request.json",
+        ],
+        check=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+    )
+    metrics = json.loads(Path(request_["output"], "metrics.json").read_text())
+    assert metrics["loss"] < 0.8
+
+
+def test_mistakes_are_named(request_: dict[str, Any]) -> None:
+    request_["config"]["behaviour"]["learning_rate"] = float("inf")
+    with pytest.raises(ValueError, match=r"loss is nan at step 1 of epoch 0. Lower behaviour.learning_rate"):
+        train_behaviour(request_)
+    request_["config"]["window_items"] = 7
+    with pytest.raises(ValueError, match=r"windows of 6, but model.window_items = 7"):
+        train_behaviour(request_)
+    request_["config"]["windows"] = 7
+    with pytest.raises(ValueError, match=r"Settings model have unknown key\(s\) windows"):
+        train_behaviour(request_)
