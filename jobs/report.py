@@ -118,7 +118,7 @@ def _render(**values: Any) -> str:
 
 def _plot_losses(models: dict[str, Generation]) -> str:
     """A panel per task: loss over epochs, the judged model beside the live one."""
-    losses = {name: model.manifest.metrics["losses"] for name, model in models.items()}
+    losses = {name: model.manifest.metrics["loss"] for name, model in models.items()}
     tasks = sorted({task for by_task in losses.values() for task in by_task})
     figure = Figure(figsize=(3.2 * len(tasks), 2.6), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):

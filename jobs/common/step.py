@@ -49,8 +49,10 @@ SplitOption = Annotated[
 ]
 
 
-def day_range(ds: dt.datetime | None, start: dt.datetime | None, end: dt.datetime | None) -> tuple[dt.date, dt.date]:
-    """The days that a step was asked for, both ends included. ValueError unless it is --ds alone or --from with --to."""
+def day_range(
+    ds: dt.datetime | None, start: dt.datetime | None, end: dt.datetime | None
+) -> tuple[dt.date, dt.date]:
+    """The days that a step was asked for, both ends included. ValueError unless --ds alone or --from with --to."""
     if ds is not None and start is None and end is None:
         return ds.date(), ds.date()
     if ds is None and start is not None and end is not None:

@@ -80,7 +80,7 @@ class DailyTable:
         return sorted(taken, key=lambda owner: owner[1])
 
     def read(self, spark: SparkSession, start: dt.date | None, end: dt.date) -> DataFrame:
-        """Rows of the days start..end, both included; `start` None reads from the beginning. Missing days have no rows."""
+        """Rows of the days start..end, both included; `start` None: from the beginning. Missing days have no rows."""
         parts: Iterable[DataFrame] = [
             spark.read.schema(self.schema)
             .parquet(generation.path("rows"))
