@@ -30,15 +30,21 @@ def clean(text: Column) -> Column:
 
 def item_texts(catalogue: DataFrame) -> DataFrame:
     """Catalogue rows -> rows of the table item_text: "title. categories. description", at most 512 characters."""
-    title = clean(F.col("title"))
-    parts = [title, F.array_join(F.transform("categories", clean), ", "), clean(F.col("description"))]
-    text = F.concat_ws(". ", *(F.nullif(part, F.lit("")) for part in parts))
-    bounded = F.rtrim(F.substring(text, 1, MAX_CHARACTERS))
-    return catalogue.select(
+    cleaned = catalogue.select(
         "item_id",
-        title.alias("title"),
-        bounded.alias("text"),
-        F.sha2(bounded, 256).alias("text_hash"),
+        clean(F.col("title")).alias("title"),
+        F.array_join(F.transform("categories", clean), ", ").alias("categories"),
+        clean(F.col("description")).alias("description"),
+        "available",
+        "ds",
+    )
+    parts = (F.nullif(F.col(name), F.lit("")) for name in ("title", "categories", "description"))
+    text = F.rtrim(F.substring(F.concat_ws(". ", *parts), 1, MAX_CHARACTERS))
+    return cleaned.withColumn("text", text).select(
+        "item_id",
+        "title",
+        "text",
+        F.sha2("text", 256).alias("text_hash"),
         "available",
         F.date_add("ds", 1).cast("timestamp").alias("event_timestamp"),
         "ds",

@@ -30,11 +30,13 @@ class Source:
     """Where raw rows come from and how they become rows of a contract; the names stand in error messages."""
 
     uri: str
+    uri_setting: str
+    """The setting that holds `uri`."""
     contract: StructType
     """RAW_EVENT or RAW_CATALOGUE; a nullable column is one that may be left out."""
     expressions: dict[str, str]
     """Contract column -> SQL expression over the raw columns; absent = the raw column of the same name."""
-    setting: str
+    columns_setting: str
     """The setting that holds `expressions`."""
     keep: str = "true"
     """SQL condition on raw rows; the others are left out."""
@@ -58,10 +60,8 @@ def map_columns(raw: DataFrame, source: Source) -> DataFrame:
     fields = {field.name: given(field) for field in source.contract}
     kept = F.coalesce(F.expr(source.keep).cast("boolean"), F.lit(False))
     for field in source.contract:
-        expression = source.expressions.get(field.name, field.name)
-        _check_type(
-            raw, fields[field.name].try_cast(field.dataType), f"{source.setting}.{field.name}", expression, source
-        )
+        cast, setting = fields[field.name].try_cast(field.dataType), f"{source.columns_setting}.{field.name}"
+        _check_type(raw, cast, setting, source.expressions.get(field.name, field.name), source)
     _check_type(raw, kept, "input.event_filter", source.keep, source)
     return raw.select(
         F.struct("*").alias("raw"),
@@ -76,13 +76,13 @@ def _check_columns(raw: DataFrame, source: Source) -> None:
     unknown = sorted(set(source.expressions) - set(source.contract.fieldNames()))
     if unknown:
         known = ", ".join(source.contract.fieldNames())
-        raise ValueError(f"{source.setting}: there is no column {', '.join(unknown)} to map to. Known: {known}.")
+        raise ValueError(f"{source.columns_setting}: no column {', '.join(unknown)} to map to. There are: {known}.")
     given = {*source.expressions, *(name.lower() for name in raw.columns)}
     missing = [field.name for field in source.contract if not field.nullable and field.name.lower() not in given]
     if missing:
         raise ValueError(
             f"{source.uri} has no column {', '.join(missing)}. Columns found: {', '.join(raw.columns)}. Map what is "
-            f'missing by the setting {source.setting}, e.g. {missing[0]} = "SQL expression over the columns found".'
+            f'missing by {source.columns_setting}, e.g. {missing[0]} = "an SQL expression over the columns found".'
         )
 
 
