@@ -14,7 +14,14 @@ from jobs.common.settings import Settings
 
 @contextmanager
 def open_spark(settings: Settings, name: str) -> Iterator[SparkSession]:
-    """A session in UTC; stopped at the end. spark-submit's own options win over ours where both speak."""
+    """A session in UTC, stopped at the end; one that is open already is used and left open.
+
+    spark-submit's own options win over ours where both speak.
+    """
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        yield active
+        return
     # Workers must run in this environment: Feast's engine and our model code are imported there.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = (
