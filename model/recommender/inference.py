@@ -1,0 +1,73 @@
+"""Ranking the catalogue with the fine-tuned language model: history -> prompt -> constrained beam search -> items.
+
+Shapes: B users, T history items, S seen items, N items, K results, L code levels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.config import ModelConfig, model_config
+from model.decoding.beam import BeamSearch
+from model.decoding.trie import Trie
+from model.recommender.backbone import load_model
+from model.recommender.methods.base import PAD, Bools, Ints, Ranked, Users
+from model.recommender.tasks import Examples
+from model.recommender.vocabulary import read_codes
+
+
+class SemanticRanker:
+    """A fine-tuned model, the codes of all items, and the search over them."""
+
+    def __init__(self, search: BeamSearch, examples: Examples, codes_NL: Ints, config: ModelConfig) -> None:
+        self._search, self._examples, self._codes_NL, self._config = search, examples, codes_NL, config
+
+    @classmethod
+    def load(cls, request: dict[str, Any]) -> SemanticRanker:
+        """`request["inputs"]`: "model" and "codebook" URIs, and optionally "codebook_additions", URIs in their order.
+
+        Raises ValueError when the codes do not fit the model's vocabulary or a code names two items.
+        """
+        config, inputs = model_config(request["config"]), request["inputs"]
+        model, tokenizer, vocabulary = load_model(inputs["model"])
+        codes_NL = read_codes([inputs["codebook"], *inputs.get("codebook_additions", ())], vocabulary.levels)
+        if codes_NL.min() < 0 or codes_NL.max() >= vocabulary.token_ids_LK.shape[1]:
+            raise ValueError(
+                f"{inputs['codebook']} has codes that {inputs['model']} has no tokens for: not its codebook."
+            )
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        search = BeamSearch(
+            model.to(device),  # type: ignore[arg-type]
+            torch.as_tensor(vocabulary.token_ids_LK, device=device),
+            Trie(codes_NL, device),
+            config.finetune.normalisation,
+        )
+        return cls(search, Examples(tokenizer, vocabulary, codes_NL), codes_NL, config)
+
+    def rank(self, users: Users, seen_BS: Ints, available_N: Bools, k: int) -> Ranked:
+        """See `Ranker.rank`. The beam is at least k wide."""
+        assert users.history_BH.max(initial=PAD) < self._examples.items, "a history names an item without a code"
+        history_BT = _newest(users.history_BH, self._config.history_items)
+        decoding, device = self._config.decoding, self._search.device
+        available = torch.as_tensor(available_N, device=device)
+        items_BK = np.full((len(history_BT), k), PAD, np.int64)
+        scores_BK = np.full((len(history_BT), k), -np.inf, np.float32)
+        for start in range(0, len(history_BT), decoding.batch_size):
+            part = slice(start, start + decoding.batch_size)
+            prompts = self._examples.prompts(history_BT[part])
+            ids_BP, length_B, seen = (torch.as_tensor(each, device=device) for each in (*prompts, seen_BS[part]))
+            items, scores = self._search(ids_BP, length_B, seen, available, beam_width=max(decoding.beam_width, k), k=k)
+            items_BK[part], scores_BK[part] = items.cpu(), scores.cpu()
+        codes_BKL = np.where(items_BK[..., None] == PAD, PAD, self._codes_NL[items_BK])
+        return Ranked(items_BK, codes_BKL, scores_BK)
+
+
+def _newest(history_BH: Ints, items: int) -> Ints:
+    """The last items of each history [B,T], padded with -1 behind like the histories themselves."""
+    length_B = (history_BH != PAD).sum(axis=1)
+    place_BT = np.maximum(length_B - items, 0)[:, None] + np.arange(min(items, history_BH.shape[1]))
+    inside_BT = place_BT < length_B[:, None]
+    return np.where(inside_BT, np.take_along_axis(history_BH, np.where(inside_BT, place_BT, 0), axis=1), PAD)

@@ -1,0 +1,169 @@
+"""Shapes: B users, K results, N items, L code levels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from model.config import Normalisation
+from model.decoding.beam import BeamSearch
+from model.decoding.trie import Trie
+from model.recommender.methods.base import Ints
+from tests.model.decoding.conftest import LEVELS, TOKEN_IDS_LK, Prompts, language_model, random_codes, random_prompts
+
+NONE_SEEN = torch.empty(1, 0, dtype=torch.int64)
+
+
+def search(
+    model: PreTrainedModel,
+    codes_NL: Ints,
+    prompts: Prompts,
+    *,
+    k: int,
+    beam_width: int,
+    normalisation: Normalisation = "level",
+    seen_BS: Tensor | None = None,
+    available_N: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    beam_search = BeamSearch(model, TOKEN_IDS_LK, Trie(codes_NL), normalisation)
+    seen_BS = NONE_SEEN.expand(len(prompts.ids_BP), 0) if seen_BS is None else seen_BS
+    available_N = torch.ones(len(codes_NL), dtype=torch.bool) if available_N is None else available_N
+    return beam_search(prompts.ids_BP, prompts.length_B, seen_BS, available_N, beam_width=beam_width, k=k)
+
+
+@torch.inference_mode()
+def all_scores(model: PreTrainedModel, codes_NL: Ints, prompt_P: Tensor, normalisation: Normalisation) -> Tensor:
+    """Score of every item [N] by one plain forward pass over "prompt, codes" each: no cache, no tree, no beam."""
+    tokens_NL = TOKEN_IDS_LK[torch.arange(LEVELS), torch.as_tensor(codes_NL)]
+    rows = torch.cat([prompt_P.expand(len(codes_NL), -1), tokens_NL], dim=1)
+    logits_NLV = model(input_ids=rows).logits[:, len(prompt_P) - 1 : -1]
+    score_N = torch.zeros(len(codes_NL))
+    for level in range(LEVELS):
+        logits_NV = logits_NLV[:, level]
+        if normalisation == "level":
+            log_p_NK = logits_NV[:, TOKEN_IDS_LK[level]].log_softmax(1)
+            score_N += log_p_NK.gather(1, torch.as_tensor(codes_NL)[:, level : level + 1])[:, 0]
+        else:
+            score_N += logits_NV.log_softmax(1).gather(1, tokens_NL[:, level : level + 1])[:, 0]
+    return score_N
+
+
+@pytest.mark.parametrize("normalisation", ["level", "vocabulary"])
+@pytest.mark.parametrize("family", ["llama", "qwen"])
+@settings(max_examples=25, deadline=None)
+@given(items=st.integers(1, 50), k=st.integers(1, 60), seed=st.integers(0, 10_000), data=st.data())
+def test_a_wide_beam_ranks_like_scoring_every_item(
+    family: str, normalisation: Normalisation, items: int, k: int, seed: int, data: st.DataObject
+) -> None:
+    users = 3
+    model, codes_NL, prompts = language_model(family), random_codes(items, seed), random_prompts(users, seed)
+    available_N = torch.tensor(data.draw(st.lists(st.booleans(), min_size=items, max_size=items)))
+    seen = st.lists(st.integers(-1, items - 1), min_size=5, max_size=5)
+    seen_BS = torch.tensor(data.draw(st.lists(seen, min_size=users, max_size=users)))
+    options = {"seen_BS": seen_BS, "available_N": available_N, "normalisation": normalisation}
+    items_BK, scores_BK = search(model, codes_NL, prompts, k=k, beam_width=max(k, items), **options)
+    for user in range(users):
+        score_N = all_scores(model, codes_NL, prompts.ids_BP[user, : prompts.length_B[user]], normalisation)
+        allowed = sorted(set(available_N.nonzero().flatten().tolist()) - set(seen_BS[user].tolist()))
+        expected = sorted(allowed, key=lambda item: -score_N[item].item())[:k]
+        got = items_BK[user, : len(expected)]
+        assert len(set(got.tolist())) == len(expected)
+        assert set(got.tolist()) <= set(allowed)
+        torch.testing.assert_close(scores_BK[user, : len(expected)], score_N[got], atol=1e-4, rtol=0)
+        torch.testing.assert_close(score_N[got], score_N[expected], atol=1e-4, rtol=0)
+        assert (items_BK[user, len(expected) :] == -1).all()
+        assert (scores_BK[user, len(expected) :] == -torch.inf).all()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen"])
+@pytest.mark.parametrize("seed", range(4))
+def test_vocabulary_scores_equal_generate(family: str, seed: int) -> None:
+    """The reference is Hugging Face's own constrained beam search, one user at a time, without padding."""
+    width = 7
+    model, codes_NL, prompts = language_model(family, seed), random_codes(120, seed), random_prompts(4, seed)
+    items_BK, scores_BK = search(model, codes_NL, prompts, k=width, beam_width=width, normalisation="vocabulary")
+    tokens_NL = TOKEN_IDS_LK[torch.arange(LEVELS), torch.as_tensor(codes_NL)]
+    item_of = {tuple(tokens): item for item, tokens in enumerate(tokens_NL.tolist())}
+    for user in range(4):
+        prompt_1P = prompts.ids_BP[user : user + 1, : prompts.length_B[user]]
+
+        def allowed_next(_: int, row: Tensor, start: int = prompt_1P.shape[1]) -> list[int]:
+            prefix = tuple(row[start:].tolist())
+            return sorted({tokens[len(prefix)] for tokens in item_of if tokens[: len(prefix)] == prefix})
+
+        reference = model.generate(
+            prompt_1P,
+            attention_mask=torch.ones_like(prompt_1P),
+            num_beams=width,
+            num_return_sequences=width,
+            max_new_tokens=LEVELS,
+            do_sample=False,
+            length_penalty=0.0,
+            prefix_allowed_tokens_fn=allowed_next,
+            renormalize_logits=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        expected = [item_of[tuple(row)] for row in reference.sequences[:, prompt_1P.shape[1] :].tolist()]
+        torch.testing.assert_close(scores_BK[user], reference.sequences_scores, atol=1e-4, rtol=0)
+        assert items_BK[user].tolist() == expected
+
+
+@pytest.mark.parametrize("beam_width", [5, 8])
+def test_a_narrow_beam_still_fills_the_list_past_the_masks(beam_width: int) -> None:
+    """Masks stand inside the beam: cutting a finished list afterwards would leave it short."""
+    model, codes_NL, prompts = language_model(), random_codes(200, 5), random_prompts(1, 5)
+    seen: list[int] = []
+    while len(seen) < 200:
+        items_BK, _ = search(model, codes_NL, prompts, k=5, beam_width=beam_width, seen_BS=torch.tensor([seen or [-1]]))
+        new = items_BK[0].tolist()
+        assert not set(new) & {*seen, -1}
+        seen += new
+    assert sorted(seen) == list(range(200))
+
+
+def test_all_but_one_masked_gives_that_one() -> None:
+    codes_NL = random_codes(64, 6)
+    available_N = torch.zeros(64, dtype=torch.bool)
+    available_N[17] = True
+    items_BK, scores_BK = search(
+        language_model(), codes_NL, random_prompts(2, 6), k=4, beam_width=4, available_N=available_N
+    )
+    assert items_BK.tolist() == [[17, -1, -1, -1]] * 2
+    assert torch.isfinite(scores_BK[:, 0]).all()
+
+
+def test_nothing_allowed_gives_an_empty_list() -> None:
+    nothing_N = torch.zeros(8, dtype=torch.bool)
+    items_BK, _ = search(
+        language_model(), random_codes(8, 7), random_prompts(2, 7), k=3, beam_width=3, available_N=nothing_N
+    )
+    assert (items_BK == -1).all()
+
+
+def test_a_users_list_does_not_depend_on_the_other_users() -> None:
+    model, codes_NL, prompts = language_model(), random_codes(150, 8), random_prompts(6, 8)
+    together, scores = search(model, codes_NL, prompts, k=10, beam_width=12)
+    for user in range(6):
+        length = prompts.length_B[user : user + 1]
+        alone = Prompts(prompts.ids_BP[user : user + 1, :length], length)
+        items, score = search(model, codes_NL, alone, k=10, beam_width=12)
+        assert items[0].tolist() == together[user].tolist()
+        torch.testing.assert_close(score[0], scores[user], atol=1e-5, rtol=0)
+
+
+def test_equal_scores_go_to_the_smaller_item_index() -> None:
+    model = language_model()
+    torch.nn.init.zeros_(model.get_input_embeddings().weight)  # tied head: every code of a level is equally likely
+    items_BK, _ = search(model, random_codes(40, 9), random_prompts(2, 9), k=12, beam_width=40)
+    assert items_BK.tolist() == [list(range(12))] * 2
+
+
+def test_a_beam_narrower_than_the_list_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"decoding\.beam_width"):
+        search(language_model(), np.zeros((1, LEVELS), np.int64), random_prompts(1, 0), k=5, beam_width=4)
