@@ -1,0 +1,90 @@
+"""What the tokenizer quantises: an item's behaviour vector beside its text vector, each reduced and of unit length.
+
+[ours]. Items without behaviour have none of the former: it is predicted from their text by ridge regression, so that a
+new item's codes still mean something. The transform is learned once and frozen with the codebook.
+
+Shapes: N items, D behaviour dimensions, E text dimensions, P and Q the two after reduction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from model.tokenizer.quantizer import Floats
+
+RIDGE = 1.0
+"""Penalty on the squared weights, beside unit vectors on both sides."""
+
+
+@dataclass(frozen=True)
+class InputTransform:
+    behaviour_mean_D: Floats
+    behaviour_axes_DP: Floats
+    text_mean_E: Floats
+    text_axes_EQ: Floats
+    behaviour_from_text_XP: Floats
+    """X = Q + 1: the last row is the constant."""
+
+    @classmethod
+    def fit(
+        cls, text_NE: np.ndarray, behaviour_ND: np.ndarray, has_behaviour_N: np.ndarray, dim: int
+    ) -> InputTransform:
+        """Learn from the items, in the order given; at most `dim` components of each input."""
+        text_mean_E, text_axes_EQ = _principal_axes(text_NE, dim)
+        behaviour_mean_D, behaviour_axes_DP = _principal_axes(behaviour_ND[has_behaviour_N], dim)
+        text_BX = _with_constant(_unit((text_NE[has_behaviour_N] - text_mean_E) @ text_axes_EQ))
+        behaviour_BP = _unit((behaviour_ND[has_behaviour_N] - behaviour_mean_D) @ behaviour_axes_DP)
+        normal_XX = text_BX.T @ text_BX + RIDGE * np.eye(text_BX.shape[1])
+        weights_XP = np.asarray(np.linalg.solve(normal_XX, text_BX.T @ behaviour_BP), np.float64)
+        return cls(behaviour_mean_D, behaviour_axes_DP, text_mean_E, text_axes_EQ, weights_XP)
+
+    def apply(
+        self, text_NE: np.ndarray, behaviour_ND: np.ndarray, has_behaviour_N: np.ndarray, text_weight: float
+    ) -> Floats:
+        """Inputs [N,P+Q] of unit length: `text_weight` is the text's share of a squared distance.
+
+        Raises ValueError when the vectors are not as wide as those the transform was learned from.
+        """
+        for name, vectors, mean in (
+            ("text", text_NE, self.text_mean_E),
+            ("behaviour", behaviour_ND, self.behaviour_mean_D),
+        ):
+            if vectors.shape[1] != len(mean):
+                raise ValueError(
+                    f"The {name} vectors have {vectors.shape[1]} dimensions, the codebook was trained on {len(mean)}: "
+                    "they come from another encoder. Train the tokenizer again."
+                )
+        text_NQ = _unit((text_NE - self.text_mean_E) @ self.text_axes_EQ)
+        seen_NP = _unit((behaviour_ND - self.behaviour_mean_D) @ self.behaviour_axes_DP)
+        predicted_NP = _unit(_with_constant(text_NQ) @ self.behaviour_from_text_XP)
+        behaviour_NP = np.where(has_behaviour_N[:, None], seen_NP, predicted_NP)
+        return np.hstack([np.sqrt(1 - text_weight) * behaviour_NP, np.sqrt(text_weight) * text_NQ])
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """For a file; `InputTransform(**tensors)` is the way back."""
+        return asdict(self)
+
+
+def _principal_axes(x_ND: np.ndarray, dim: int) -> tuple[Floats, Floats]:
+    """Mean [D] and leading principal axes [D,min(dim,D)], each with its largest entry positive. Zeros without rows."""
+    D = x_ND.shape[1]
+    if not len(x_ND):
+        return np.zeros(D), np.zeros((D, min(dim, D)))
+    mean_D = x_ND.mean(0, dtype=np.float64)
+    centred_ND = x_ND - mean_D
+    _, axes_DD = np.linalg.eigh(centred_ND.T @ centred_ND)
+    axes_DP = axes_DD[:, ::-1][:, :dim]
+    signs_P = np.sign(np.take_along_axis(axes_DP, np.abs(axes_DP).argmax(0)[None], 0))
+    return mean_D, axes_DP * signs_P
+
+
+def _unit(x_NP: Floats) -> Floats:
+    """Rows of unit length; a row of (nearly) zeros has no direction and becomes zeros."""
+    norm_N1 = np.linalg.norm(x_NP, axis=1, keepdims=True)
+    return np.where(norm_N1 > 1e-9, x_NP / np.maximum(norm_N1, 1e-9), 0.0)
+
+
+def _with_constant(x_NP: Floats) -> Floats:
+    return np.hstack([x_NP, np.ones((len(x_NP), 1))])
