@@ -1,0 +1,102 @@
+"""Put the lists of an earlier publish online again, as a new publish.
+
+Its lists keep their versions and `generated_at`; `valid_until` counts from the newest interval again. Items retracted
+since then, and items that are no longer available, stay hidden.
+
+Reads   publications: the earlier one and the newest; catalogue; the publish ledger
+Writes  publications: a new one; then the feature views catalogue_state, item_codes, user_recommendations
+
+    python -m jobs.rollback --to-publish 7
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.common.ledger import Lease, Ledger, Record
+from jobs.common.publishing import (
+    USERS_LAST,
+    Publication,
+    current_catalogue,
+    ledger_of,
+    newest_publication,
+    put_online,
+    retracted_items,
+    stamp_of,
+    users_with_list,
+)
+from jobs.common.settings import Settings, load_settings
+from jobs.common.spark import open_spark
+from jobs.common.step import SettingsFile, interval_end, run
+from jobs.transforms import publication as transforms
+
+PublishNumber = Annotated[
+    int, typer.Option("--to-publish", help="Number of the publish, as ledger/publishes names it.")
+]
+
+
+def main(to_publish: PublishNumber, settings_file: SettingsFile = None) -> None:
+    settings = load_settings(settings_file)
+    ledger = ledger_of(settings)
+    with ledger.lease("rollback") as lease:
+        target = find_target(ledger, to_publish)
+        with open_spark(settings, "rollback") as spark:
+            rollback(spark, settings, ledger, lease, target)
+
+
+def rollback(spark: SparkSession, settings: Settings, ledger: Ledger, lease: Lease, target: Record) -> None:
+    """Publish the target's lists anew."""
+    old = ledger.publications.get(target.number)
+    old_state = spark.read.parquet(old.path("catalogue_state"))
+    lists = transforms.published_lists(spark.read.parquet(old.path("users")))
+    newest = ledger.newest_interval_end()
+    assert newest is not None
+    today = newest.date() - dt.timedelta(days=1)
+    retracted = {
+        *retracted_items(spark, newest_publication(ledger)),
+        *_unavailable(lists, current_catalogue(spark, settings, today)),
+    }
+    begun, draft = ledger.begin(lease, "rollback", newest)
+    stamp = stamp_of(begun, settings)
+    manifest = old.manifest
+    generated_at = interval_end(dt.date.fromisoformat(manifest.key["ds"]))
+    everyone = transforms.with_tombstones(lists, users_with_list(spark, ledger))
+    publication = Publication(
+        users=transforms.stored_lists(
+            everyone, manifest.parents["model"], manifest.parents["codebook"], generated_at, stamp
+        ),
+        catalogue_state=transforms.repaired_state(old_state, sorted(retracted), stamp),
+        manifest=replace(
+            manifest,
+            key=manifest.key | {"kind": "rollback"},
+            counts={"users_with_list": manifest.counts["users_with_list"]},
+            parents=manifest.parents | {"publication": old.identity},
+        ),
+    )
+    put_online(spark, settings, ledger, lease, begun, draft, publication, USERS_LAST)
+
+
+def find_target(ledger: Ledger, number: int) -> Record:
+    """The publish of that number. ValueError, with the numbers there are, unless it put lists online."""
+    known = [record for record in ledger.records() if record.kind != "retract"]
+    for record in known:
+        if record.number == number:
+            return record
+    numbers = ", ".join(str(record.number) for record in known) or "none"
+    raise ValueError(f"Publish {number} never put lists online. Publishes that did: {numbers}.")
+
+
+def _unavailable(lists: DataFrame, catalogue: DataFrame) -> list[str]:
+    """Listed items that the catalogue no longer offers."""
+    listed = lists.select(F.explode("item_ids").alias("item_id")).distinct()
+    return [row[0] for row in listed.join(catalogue.where("available"), "item_id", "left_anti").collect()]
+
+
+if __name__ == "__main__":
+    run(main)

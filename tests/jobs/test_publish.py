@@ -1,0 +1,124 @@
+"""Publishing as an app sees it: one body of tests over SQLite and Redis."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+
+import pytest
+
+from jobs.common.ledger import Lease, LeaseHeldError, LeaseLostError
+from jobs.publish import publish
+from tests.jobs.conftest import CODEBOOK, DAY, MODEL, NEXT_DAY, OnlineLake
+
+POPULAR = (["i5", "i4", "i3"], "fallback")
+
+
+def test_every_user_reads_a_list(shop: OnlineLake) -> None:
+    shop.write_lists(DAY, {"ann": ["i1", "i2"], "bob": ["i2", "i3", "i5"], "cyd": []})
+    shop.publish(DAY)
+
+    assert shop.read("ann") == {
+        "user_id": "ann",
+        "catalogue_id": "current",
+        "item_codes": ["1-0-0-1", "2-0-0-1"],
+        "item_ids": ["i1", "i2"],
+        "scores": [0.0, -1.0],
+        "model_version": MODEL,
+        "codebook_version": CODEBOOK,
+        "generated_at": dt.datetime(2024, 5, 2, tzinfo=dt.UTC),
+        "valid_until": dt.datetime(2024, 5, 2, tzinfo=dt.UTC) + dt.timedelta(days=36500),
+        "source": "model",
+    }
+    assert shop.shown("cyd") == POPULAR  # the model found nothing
+    assert shop.shown("nobody") == POPULAR
+    assert shop.read("nobody")["model_version"] == "popularity"
+    assert shop.read("nobody")["codebook_version"] == CODEBOOK
+    assert shop.shown("bob", exclude=["i3"]) == (["i2", "i5"], "model")
+    assert shop.shown("ann", exclude=["i1", "i2", "i5"]) == (["i4", "i3"], "fallback")
+    assert shop.features(["item_codes:codes"], item_id="i4")["codes"] == "4-0-0-1"
+
+    before = {user: shop.read(user) for user in ("ann", "bob", "cyd", "nobody")}
+    record = shop.publish(DAY)
+    assert record is not None
+    assert record.number == 2
+    assert {user: shop.read(user) for user in before} == before
+
+
+def test_a_backfill_does_not_publish_and_vanished_users_lose_their_list(shop: OnlineLake) -> None:
+    shop.write_lists(DAY, {"ann": ["i1"], "bob": ["i2"]})
+    shop.publish(DAY)
+    shop.write_lists(NEXT_DAY, {"ann": ["i3"]})
+    shop.publish(NEXT_DAY)
+    assert shop.shown("ann") == (["i3"], "model")
+    assert shop.shown("bob") == POPULAR
+
+    record = shop.publish(DAY)
+    assert record is not None
+    assert record.number == 2
+    assert shop.shown("ann") == (["i3"], "model")
+    assert shop.shown("bob") == POPULAR
+
+
+def test_an_expired_list_gives_way_to_the_popularity_list(shop: OnlineLake) -> None:
+    publishing = shop.settings.publishing.model_copy(update={"valid_for_days": 2})
+    short = dataclasses.replace(shop, settings=shop.settings.model_copy(update={"publishing": publishing}))
+    short.write_lists(DAY, {"ann": ["i1"]})
+    short.publish(DAY)
+    assert short.read("ann")["valid_until"] == dt.datetime(2024, 5, 4, tzinfo=dt.UTC)
+    assert short.shown("ann") == POPULAR
+
+
+class BreaksOff(Lease):
+    """A lease that is lost at a given check, as if the step had been killed there."""
+
+    checks_left = 0
+
+    def check(self) -> None:
+        self.checks_left -= 1
+        if self.checks_left < 0:
+            raise LeaseLostError("killed")
+        super().check()
+
+
+@pytest.mark.parametrize("checks", [2, 4], ids=["before it wrote online", "after it wrote users, before the rest"])
+def test_a_killed_publish_leaves_no_trace_once_run_again(shop: OnlineLake, checks: int) -> None:
+    shop.write_lists(DAY, {"ann": ["i1"], "bob": ["i2"]})
+    with shop.ledger.lease("publish") as lease:
+        killed = BreaksOff(shop.ledger, lease._holder)
+        killed.checks_left = checks
+        with pytest.raises(LeaseLostError):
+            publish(shop.spark, shop.settings, shop.ledger, killed, DAY)
+    assert not list(shop.ledger.records())
+
+    shop.write_lists(DAY, {"ann": ["i3"]})  # the day's lists were made anew, without bob
+    record = shop.publish(DAY)
+    assert record is not None
+    assert record.number == 2
+    assert shop.shown("ann") == (["i3"], "model")
+    assert shop.shown("bob") == POPULAR
+
+
+def test_a_shut_gate_publishes_nothing_and_tells_every_reason(shop: OnlineLake) -> None:
+    shop.write_lists(DAY, {"ann": ["i1"], "bob": ["i2"], "cyd": ["i3"]})
+    shop.publish(DAY)
+    shop.write_catalogue(NEXT_DAY, {"i1": False})
+    shop.write_lists(NEXT_DAY, {"ann": ["i1"]})
+    with pytest.raises(ValueError, match=r"not available, e\.g\. item i1") as refused:
+        shop.publish(NEXT_DAY)
+    assert "1 users with a list, 3 in the last publish" in str(refused.value)
+    assert [record.number for record in shop.ledger.records()] == [1]
+    assert len(shop.ledger.publications.complete()) == 1
+    assert shop.shown("bob") == (["i2"], "model")
+
+
+def test_a_second_writer_waits_then_gives_up(shop: OnlineLake) -> None:
+    shop.write_lists(DAY, {"ann": ["i1"]})
+    with shop.ledger.lease("materialize"), pytest.raises(LeaseHeldError, match="materialize"):
+        shop.publish(DAY)
+    assert not list(shop.ledger.begun())
+
+
+def test_a_day_without_recommendations_is_the_callers_mistake(shop: OnlineLake) -> None:
+    with pytest.raises(ValueError, match=r"Run jobs\.recommend --ds 2024-05-01"):
+        shop.publish(DAY)

@@ -1,0 +1,99 @@
+"""The gate's defects one by one, tombstones, the popularity list, the rule of the newest row."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from jobs.common.contracts import RECOMMENDATIONS
+from jobs.transforms import publication
+from jobs.transforms.publication import Stamp
+
+DAY = dt.date(2024, 5, 1)
+MOMENT = dt.datetime(2024, 5, 2, tzinfo=dt.UTC)
+STAMP = Stamp(MOMENT + dt.timedelta(milliseconds=7), MOMENT + dt.timedelta(days=2))
+GOOD = {"user_id": "ann", "item_codes": ["1-0", "2-0"], "item_ids": ["i1", "i2"], "scores": [2.0, 1.0]}
+
+
+def lists(spark: SparkSession, *rows: dict[str, Any]) -> DataFrame:
+    """Rows like GOOD but for the columns given."""
+    return spark.createDataFrame([(*(GOOD | {"source": "model"} | row).values(), DAY) for row in rows], RECOMMENDATIONS)
+
+
+@pytest.fixture
+def catalogue(spark: SparkSession) -> DataFrame:
+    rows = [("i1", True), ("i2", True), ("i3", False), ("i4", True)]
+    return spark.createDataFrame(rows, "item_id string, available boolean")
+
+
+@pytest.fixture
+def codes(spark: SparkSession) -> DataFrame:
+    rows = [("i1", "1-0"), ("i2", "2-0"), ("i3", "3-0"), ("i4", "4-0")]
+    return spark.createDataFrame(rows, "item_id string, codes string")
+
+
+def test_good_lists_have_no_defect(spark: SparkSession, catalogue: DataFrame, codes: DataFrame) -> None:
+    empty = {"user_id": "bob", "item_codes": [], "item_ids": [], "scores": [], "source": "fallback"}
+    assert publication.defects(lists(spark, {}, empty), catalogue, codes).collect() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"item_ids": ["i1", "i9"]}, {"listed items that the catalogue does not know": "i9"}),
+        ({"item_ids": ["i1", "i3"], "item_codes": ["1-0", "3-0"]}, {"listed items that are not available": "i3"}),
+        ({"item_codes": ["1-0", "7-7"]}, {"codes that name no item of the codebook (invalid rate above 0)": "i2"}),
+        ({"item_codes": ["1-0", "4-0"]}, {"codes that name another item of the codebook": "i2"}),
+        ({"scores": [1.0]}, {"lists of unequal length": None}),
+        ({"scores": [1.0, None]}, {"lists with a null": None}),
+        ({"item_ids": ["i1", "i1"], "item_codes": ["1-0", "1-0"]}, {"lists with an item twice": None}),
+        ({"item_ids": [], "item_codes": [], "scores": []}, {"empty lists from the model": None}),
+        ({"source": "guess"}, {"sources other than model and fallback": None}),
+        ({"user_id": "bob"}, {"users with more than one list": None}),
+    ],
+)
+def test_each_defect_is_found(
+    spark: SparkSession, catalogue: DataFrame, codes: DataFrame, change: dict[str, Any], expected: dict[str, str | None]
+) -> None:
+    found = publication.defects(lists(spark, {"user_id": "bob"}, change), catalogue, codes).collect()
+    reasons = {row.reason: row.example for row in found}
+    assert expected.items() <= reasons.items()
+    assert all(row.rows == 1 for row in found)
+
+
+def test_codes_are_joined_in_the_order_of_levels(spark: SparkSession) -> None:
+    names = [f"code_{level}" for level in (10, 2, 0, 1)]
+    items = spark.createDataFrame([("i1", 9, 3, 1, 2)], f"item_id string, {', '.join(f'{name} int' for name in names)}")
+    assert publication.item_codes(items).collect() == [("i1", "1-2-3-9")]
+
+
+def test_users_who_vanished_get_an_empty_list_and_come_back(spark: SparkSession) -> None:
+    online = spark.createDataFrame([("ann",), ("bob",)], "user_id string")
+    everyone = publication.with_tombstones(lists(spark, {}), online)
+    stored = publication.stored_lists(everyone, "model/1", "codebook/1", MOMENT, STAMP)
+    rows = {row.user_id: row for row in stored.collect()}
+    assert rows["ann"].stored_item_ids == ["i1", "i2"]
+    assert (rows["bob"].stored_item_ids, rows["bob"].stored_scores, rows["bob"].stored_source) == ([], [], "fallback")
+    assert stored.select("event_timestamp", "stored_valid_until").distinct().count() == 1
+    assert publication.published_lists(stored).collect() == lists(spark, {}).drop("ds").collect()
+
+
+def test_popularity_weighs_events_of_available_coded_items(
+    spark: SparkSession, catalogue: DataFrame, codes: DataFrame
+) -> None:
+    bought = ["i2", "i4", *["i3", "i5"] * 9]
+    rows = [*((item, "buy") for item in bought), *[("i1", "view")] * 3, *[("i1", "unknown type")] * 5]
+    events = spark.createDataFrame(rows, "item_id string, event_type string")
+    found = publication.popular_items(events, {"buy": 1.0, "view": 0.5}, catalogue, codes, length=2).collect()
+    assert found == [("i1", "1-0", 1.5), ("i2", "2-0", 1.0)]
+
+
+def test_only_keys_without_a_later_row_go_online(spark: SparkSession) -> None:
+    schema = "user_id string, event_timestamp timestamp"
+    rows = spark.createDataFrame([("ann", MOMENT), ("bob", MOMENT)], schema)
+    later = spark.createDataFrame([("ann", MOMENT + dt.timedelta(days=1))], schema)
+    found = publication.newest_in_lake(rows, later, "user_id", token=42).collect()
+    assert [(row.user_id, row.event_timestamp.microsecond) for row in found] == [("bob", 42000)]
