@@ -113,8 +113,8 @@ def check_events(mapped: DataFrame, event_types: Iterable[str], known_items: Dat
         F.when(~F.col("event_type").isin(*event_types), "unknown event_type"),
         F.when(F.col("first_ds").isNull() | (F.col("first_ds") > F.col("ds")), "unknown item"),
     )
-    dated = mapped.withColumns({"ds": F.to_date("event_time"), "event_seq": F.coalesce("event_seq", F.lit(0))})
-    judged = _judge(dated.join(known_items, "item_id", "left"), reason, RAW_EVENT)
+    dated = mapped.withColumn("ds", F.to_date("event_time")).join(known_items, "item_id", "left")
+    judged = _judge(dated, reason, RAW_EVENT).withColumn("event_seq", F.coalesce("event_seq", F.lit(0)))
     same = Window.partitionBy(OUTCOME, "user_id", *EVENT_ORDER).orderBy(OUTCOME)
     return _mark(judged, F.row_number().over(same) > 1, DUPLICATE)
 
