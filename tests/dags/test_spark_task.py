@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from jobs.cli.sample_airflow import dag_test
+from jobs.cli.watch import TaskLog
 from tests.dags.conftest import REPO, InAirflow
 
 STEP = """
@@ -26,7 +28,8 @@ import datetime as dt
 from airflow.sdk import DAG, CronDataIntervalTimetable
 from spark_task import WAIT_FOR_INPUT, spark_task
 
-with DAG("greetings", schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"), start_date=dt.datetime(1990, 1, 1)):
+midnight = CronDataIntervalTimetable("0 0 * * *", timezone="UTC")
+with DAG("greetings", schedule=midnight, start_date=dt.datetime(1990, 1, 1)):
     spark_task("greet") >> spark_task("greet", "--refuse", task_id="refuse", retries=WAIT_FOR_INPUT)
 """
 
@@ -41,24 +44,45 @@ def house(tmp_path: Path) -> Path:
     return tmp_path / "house"
 
 
-def test_a_run_submits_its_day_and_a_failure_ends_it_without_waiting(house: Path, in_airflow: InAirflow) -> None:
-    env = {
+@pytest.fixture
+def env(house: Path) -> dict[str, str]:
+    return {
         "AIRFLOW__CORE__DAGS_FOLDER": str(house / "dags"),
         "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps({"conn_type": "spark", "host": "local[1]"}),
         "AIRFLOW_VAR_PRECOG_SETTINGS": "conf/other.toml",
         "STEP_ARGS": str(house / "args"),
     }
+
+
+def seen_by_make_run(output: str) -> TaskLog:
+    log = TaskLog()
+    for line in output.splitlines():
+        log.read(line)
+    return log
+
+
+def test_a_run_submits_its_day_fails_without_waiting_and_goes_on_where_it_stopped(
+    house: Path, env: dict[str, str], in_airflow: InAirflow
+) -> None:
     assert in_airflow("airflow", "db", "migrate", **env).returncode == 0
-    done = in_airflow("airflow", "dags", "test", "greetings", "2016-10-16", **env)
-    lines = [json.loads(line) for line in (house / "args").read_text().splitlines()]
-    assert lines == [
-        ["--ds", "2016-10-16", "--settings", "conf/other.toml"],
-        ["--ds", "2016-10-16", "--refuse", "--settings", "conf/other.toml"],
-    ]
-    assert done.returncode == 1, done.stdout
-    assert "no retries while somebody waits" in done.stdout
-    assert "error: nothing to greet" in done.stdout
-    assert "progress greet 50%" in done.stdout
+
+    first = in_airflow(*dag_test("greetings", "2016-10-16", []), **env)
+    assert first.returncode == 1, first.stdout
+    assert "no retries while somebody waits" in first.stdout
+    log = seen_by_make_run(first.stdout)
+    assert [(task.name, task.state) for task in log.tasks] == [("greet", "success"), ("refuse", "failed")]
+    assert log.tasks[0].note == "greet 50% 1/2 step 1 s, 1 s left"
+    assert log.tasks[1].by_hand.endswith("python -m jobs.greet --ds 2016-10-16 --refuse --settings conf/other.toml")
+    assert "error: nothing to greet" in log.tail()
+
+    second = in_airflow(*dag_test("greetings", "2016-10-16", ["greet"]), **env)
+    log = seen_by_make_run(second.stdout)
+    assert [(task.name, task.state) for task in log.tasks] == [("greet", "already done"), ("refuse", "failed")]
+
+    submitted = [json.loads(line) for line in (house / "args").read_text().splitlines()]
+    greet = ["--ds", "2016-10-16", "--settings", "conf/other.toml"]
+    refuse = ["--ds", "2016-10-16", "--refuse", "--settings", "conf/other.toml"]
+    assert submitted == [greet, refuse, refuse]
 
 
 class ScheduledRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_there_are_three_dags(dags: dict[str, Any]) -> None:
 def test_tasks_and_their_order(dags: dict[str, Any], dag_id: str) -> None:
     expected = EDGES[dag_id]
     if isinstance(expected, list):
-        expected = set(zip(expected, expected[1:], strict=False))
+        expected = set(itertools.pairwise(expected))
     found = {(task.task_id, below) for task in dags[dag_id].tasks for below in task.downstream_task_ids}
     assert found == expected
 
