@@ -52,7 +52,7 @@ class TokenizerConfig:
     """Each of the two inputs is reduced to at most so many principal components."""
     kmeans_iterations: int = 25
     candidates: int = 16
-    """Nearest prefixes that the exact repair looks at for an item whose own prefix is full; then it widens the search."""
+    """Nearest prefixes that an item looks at when its own prefix is full, before the search is widened."""
     seed: int = 0
 
 
