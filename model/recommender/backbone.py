@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -31,7 +32,6 @@ from transformers import (
 
 from model.config import BackboneConfig, ModelConfig
 from model.data.files import load_json, save_json
-from model.recommender.methods.base import Floats
 from model.recommender.vocabulary import CodeVocabulary
 
 TINY_LLAMA = "tiny-llama"
@@ -66,7 +66,7 @@ def build_backbone(
 
 
 def add_codes(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, centroids_LKD: Floats, seed: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, centroids_LKD: np.ndarray, seed: int
 ) -> CodeVocabulary:
     """Give the model a token per code, whose embedding starts as an image of the code's centroid [ours].
 
@@ -78,7 +78,7 @@ def add_codes(
     vocabulary = CodeVocabulary.extend(tokenizer, *centroids_LKD.shape[:2])
     scale = model.get_input_embeddings().weight.square().mean().sqrt().item()  # type: ignore[operator]
     model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size), mean_resizing=False)
-    tables = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)  # type: ignore[operator]
+    tables: Any = [each.weight for each in (model.get_input_embeddings(), model.get_output_embeddings())]
     generator = torch.Generator().manual_seed(seed)
     projection_DH = torch.randn(centroids_LKD.shape[2], model.config.hidden_size, generator=generator)
     with torch.no_grad():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from model.config import Normalisation
 from model.decoding.beam import BeamSearch
@@ -20,7 +21,7 @@ NONE_SEEN = torch.empty(1, 0, dtype=torch.int64)
 
 
 def search(
-    model: PreTrainedModel,
+    model: Any,
     codes_NL: Ints,
     prompts: Prompts,
     *,
@@ -37,7 +38,7 @@ def search(
 
 
 @torch.inference_mode()
-def all_scores(model: PreTrainedModel, codes_NL: Ints, prompt_P: Tensor, normalisation: Normalisation) -> Tensor:
+def all_scores(model: Any, codes_NL: Ints, prompt_P: Tensor, normalisation: Normalisation) -> Tensor:
     """Score of every item [N] by one plain forward pass over "prompt, codes" each: no cache, no tree, no beam."""
     tokens_NL = TOKEN_IDS_LK[torch.arange(LEVELS), torch.as_tensor(codes_NL)]
     rows = torch.cat([prompt_P.expand(len(codes_NL), -1), tokens_NL], dim=1)
@@ -65,7 +66,7 @@ def test_a_wide_beam_ranks_like_scoring_every_item(
     available_N = torch.tensor(data.draw(st.lists(st.booleans(), min_size=items, max_size=items)))
     seen = st.lists(st.integers(-1, items - 1), min_size=5, max_size=5)
     seen_BS = torch.tensor(data.draw(st.lists(seen, min_size=users, max_size=users)))
-    options = {"seen_BS": seen_BS, "available_N": available_N, "normalisation": normalisation}
+    options: dict[str, Any] = {"seen_BS": seen_BS, "available_N": available_N, "normalisation": normalisation}
     items_BK, scores_BK = search(model, codes_NL, prompts, k=k, beam_width=max(k, items), **options)
     for user in range(users):
         score_N = all_scores(model, codes_NL, prompts.ids_BP[user, : prompts.length_B[user]], normalisation)

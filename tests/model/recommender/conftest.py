@@ -1,0 +1,79 @@
+"""A catalogue that walks in a circle: after item i comes item i + 1. A model that learns at all learns that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model.config import BackboneConfig, DecodingConfig, FinetuneConfig, ModelConfig
+from model.data.files import save_table, save_tensors
+from model.recommender.methods.base import Ints
+
+ITEMS, WINDOWS, WINDOW = 30, 96, 8
+LEVELS, CODES = 4, 8
+
+CONFIG = ModelConfig(
+    backbone=BackboneConfig(
+        hidden_size=32, layers=1, heads=2, intermediate_size=64, text_vocabulary=300, max_positions=64
+    ),
+    finetune=FinetuneConfig(epochs=1, batch_size=16, text_batch_size=4, learning_rate=1e-2),
+    decoding=DecodingConfig(beam_width=8, top_k=5, batch_size=7),
+    history_items=5,
+    window_items=WINDOW,
+)
+
+
+def item_codes(items: int, seed: int = 0) -> Ints:
+    flat = np.random.default_rng(seed).choice(CODES**LEVELS, size=items, replace=False)
+    return np.stack(np.unravel_index(flat, (CODES,) * LEVELS), axis=1).astype(np.int64)
+
+
+def code_table(codes_NL: Ints, first_index: int = 0) -> pa.Table:
+    index = np.arange(first_index, first_index + len(codes_NL), dtype=np.int32)
+    columns = {"item_index": index, "item_id": [f"i{i}" for i in index], "text_hash": [""] * len(index)}
+    return pa.table(columns | {f"code_{level}": codes_NL[:, level].astype(np.int32) for level in range(LEVELS)})
+
+
+def write_inputs(folder: Path) -> dict[str, str]:
+    """A training set and a codebook as the steps before write them."""
+    titles = [f"Part {i} of the saga" for i in range(ITEMS)]
+    items = pa.table({"item_index": pa.array(range(ITEMS), pa.int32()), "title": titles, "text": titles})
+    save_table(f"{folder}/training_set/items/part-0.parquet", items)
+    rng = np.random.default_rng(0)
+    length = rng.integers(2, WINDOW + 1, WINDOWS)
+    windows = (rng.integers(ITEMS, size=WINDOWS)[:, None] + np.arange(WINDOW)) % ITEMS
+    windows[np.arange(WINDOW) >= length[:, None]] = -1
+    targets = (windows >= 0) & (np.arange(WINDOW) >= 1)
+    lists = pa.list_(pa.int32())
+    sequences = pa.table(
+        {"items": pa.array(windows.tolist(), lists), "targets": pa.array(targets.astype(int).tolist(), lists)}
+    )
+    (folder / "training_set/sequences").mkdir(parents=True)
+    pq.write_table(sequences, folder / "training_set/sequences/part-0.parquet", row_group_size=24)
+    save_table(f"{folder}/codebook/items.parquet", code_table(item_codes(ITEMS)))
+    save_tensors(f"{folder}/codebook/codebook.safetensors", {"centroids_LKP": rng.normal(size=(LEVELS, CODES, 6))})
+    return {"training_set": str(folder / "training_set"), "codebook": str(folder / "codebook")}
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_inputs(tmp_path_factory.mktemp("circle"))
+
+
+@pytest.fixture
+def request_of(inputs: dict[str, str], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """request_of(name, backbone={…}, finetune={…}, …): a request with settings changed and an output of its own."""
+
+    def make(name: str = "model", **changes: dict[str, Any]) -> dict[str, Any]:
+        parts = {part: replace(getattr(CONFIG, part), **fields) for part, fields in changes.items()}
+        config = replace(CONFIG, **parts)
+        return {"config": asdict(config), "inputs": inputs, "output": str(tmp_path / name)}
+
+    return make
