@@ -7,6 +7,7 @@ them, `all` is the same recipe on all data and what goes live. A refused promoti
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from airflow.sdk import DAG, CronTriggerTimetable, chain
 from airflow.sdk.bases.operator import BaseOperator
@@ -20,7 +21,7 @@ def train_on(split: str) -> list[BaseOperator]:
 
     `encode_items` follows `train_tokenizer`: it gives codes to items that are on sale and in no training sequence.
     """
-    steps = [
+    steps: list[tuple[str, dict[str, Any]]] = [
         ("build_training_set", {}),
         ("train_behaviour", {"pool": GPU_POOL}),
         ("train_tokenizer", {"pool": GPU_POOL}),
