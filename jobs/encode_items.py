@@ -12,18 +12,20 @@ from __future__ import annotations
 import logging
 from typing import Annotated
 
+import numpy as np
 import typer
-from pyspark.sql import functions as F
-from pyspark.sql.window import Window
 
 from jobs.common.artefacts import additions_store, by_identity, code_files, live_model, newest
 from jobs.common.code_version import code_version
 from jobs.common.contracts import daily_table
+from jobs.common.item_vectors import write_text_vectors
 from jobs.common.settings import load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, Split, run
 from jobs.transforms.snapshot import newest_per_key
+from model.data.files import load_tensors
 from model.generation import Manifest
+from model.tokenizer.train import append_codes, write_item_codes
 
 log = logging.getLogger("encode_items")
 
@@ -41,31 +43,31 @@ def main(ds: Day, split: OptionalSplit = None, append: Append = False, settings_
         codebook = newest(settings, "codebook", split, "train_tokenizer")
     item_text = daily_table(settings, "item_text")
     with open_spark(settings, "encode_items") as spark:
-        known = spark.read.parquet(*code_files(settings, codebook)).select("item_id", "item_index")
-        items = (
-            newest_per_key(item_text.read(spark, None, ds.date()), "item_id")
-            .join(known, "item_id", "left_anti")
-            .persist()
-        )
-        count = items.count()
-        if count == 0:
+        known = spark.read.parquet(*code_files(settings, codebook))
+        items = newest_per_key(item_text.read(spark, None, ds.date()), "item_id").join(known, "item_id", "left_anti")
+        # Item-sized, like everything from here on.
+        new = items.select("item_id", "text_hash").orderBy("item_id").toPandas()
+        if new.empty:
             log.info("every item has its code in %s", codebook.identity)
             return
         # Indices go on where the codebook's and the earlier additions' end.
-        first = known.agg(F.max("item_index")).first()[0] + 1
-        order = F.row_number().over(Window.orderBy("item_id"))
-        numbered = items.select((order + (first - 1)).cast("int").alias("item_index"), "item_id", "text_hash")
+        first_index = known.count()
+        numbered = spark.createDataFrame(new.rename_axis("item_index").reset_index())
         draft = additions_store(settings, codebook).begin()
-        _encode(spark, settings, codebook, numbered, draft)
+        text_NE = load_tensors(write_text_vectors(spark, settings, numbered, draft))["vectors"]
+        levels = range(settings.model.tokenizer.levels)
+        taken_ML = known.select(*(f"code_{level}" for level in levels)).toPandas().to_numpy(np.int64)
+    codes_NL = append_codes(codebook.uri, new["item_id"], text_NE, taken_ML)
+    write_item_codes(draft.path("items.parquet"), new["item_id"], new["text_hash"], codes_NL, first_index)
     draft.commit(
         Manifest(
             key={"ds": ds.date().isoformat()},
-            counts={"items": count},
+            counts={"items": len(new)},
             parents={"codebook": codebook.identity, **item_text.parents(None, ds.date())},
             code_version=code_version(),
         )
     )
-    log.info("gave codes to %d new items in %s", count, codebook.identity)
+    log.info("gave codes to %d new items in %s", len(new), codebook.identity)
 
 
 if __name__ == "__main__":

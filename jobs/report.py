@@ -133,9 +133,10 @@ def _plot_losses(models: dict[str, Generation]) -> str:
 def _plot_codebook(health: dict[str, Any]) -> str:
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
     axes = figure.subplots()
-    levels = range(len(health["codes_used"]))
-    axes.bar([level - 0.2 for level in levels], health["codes_used"], 0.4, label="codes used")
-    axes.bar([level + 0.2 for level in levels], health["perplexity"], 0.4, label="perplexity")
+    levels = range(len(health["levels"]))
+    for offset, figure_name, label in ((-0.2, "codes_used", "codes used"), (0.2, "perplexity", "perplexity")):
+        heights = [level[figure_name] for level in health["levels"]]
+        axes.bar([level + offset for level in levels], heights, 0.4, label=label)
     axes.set(xticks=list(levels), xticklabels=[f"level {level + 1}" for level in levels])
     axes.legend()
     return _png(figure)

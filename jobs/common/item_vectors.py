@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from pyspark.sql import DataFrame, SparkSession
-from safetensors.numpy import save
 
 from jobs.common.artefacts import store
 from jobs.common.contracts import ITEM_VECTOR
 from jobs.common.settings import Settings
-from model.generation import Draft, GenerationStore, digest, write_atomically
+from model.data.files import save_tensors
+from model.generation import Draft, GenerationStore, digest
 
 TEXT_VECTORS_FILE = "text_vectors.safetensors"
 
@@ -45,5 +45,5 @@ def write_text_vectors(spark: SparkSession, settings: Settings, items: DataFrame
         raise ValueError(f"{missing} of {rows.num_rows} item texts have no vector yet. Run jobs.embed_item_text first.")
     flat_NE = rows.column("vector").combine_chunks().flatten().to_numpy()
     uri = draft.path(TEXT_VECTORS_FILE)
-    write_atomically(uri, save({"vectors": flat_NE.reshape(rows.num_rows, -1)}))
+    save_tensors(uri, {"vectors": flat_NE.reshape(rows.num_rows, -1)})
     return uri

@@ -68,8 +68,8 @@ def rank(users: DataFrame, task: RankingTask) -> DataFrame:
 
     def rank_partition(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         # Heavy imports belong to the workers.
-        from model.recommender.methods import METHODS  # noqa: PLC0415
         from model.recommender.methods.base import Users  # noqa: PLC0415
+        from model.recommender.registry import METHODS  # noqa: PLC0415
 
         index = ItemIndex(task.item_files)
         available_N = index.available(task.unavailable_file)

@@ -10,8 +10,8 @@ from typing import Any
 import fsspec
 import numpy as np
 import pyarrow.dataset as ds
-from safetensors.numpy import load, save
 
+from model.data.files import load_tensors, save_tensors
 from model.recommender.methods.base import PAD, Bools, Ints, Method, Ranked, Users
 
 POPULARITY_FILE = "popularity.safetensors"
@@ -26,8 +26,7 @@ def train_popularity(request: dict[str, Any]) -> dict[str, Any]:
     for batch in ds.dataset(f"{path}/sequences", filesystem=fs).to_batches(columns=["items", "targets"]):
         item_T, target_T = (batch.column(name).flatten().to_numpy() for name in ("items", "targets"))
         count_N += np.bincount(item_T[target_T == 1], minlength=items)
-    with fsspec.open(f"{request['output']}/{POPULARITY_FILE}", "wb", auto_mkdir=True) as file:
-        file.write(save({"count": count_N}))
+    save_tensors(f"{request['output']}/{POPULARITY_FILE}", {"count": count_N})
     return {"items": items, "targets": int(count_N.sum())}
 
 
@@ -41,8 +40,7 @@ class PopularityRanker:
 
     @classmethod
     def load(cls, request: dict[str, Any]) -> PopularityRanker:
-        with fsspec.open(f"{request['inputs']['popularity']}/{POPULARITY_FILE}", "rb") as file:
-            return cls(load(file.read())["count"])
+        return cls(load_tensors(f"{request['inputs']['popularity']}/{POPULARITY_FILE}")["count"])
 
     def rank(self, users: Users, seen_BS: Ints, available_N: Bools, k: int) -> Ranked:
         order_N = self._order_N[available_N[self._order_N]]
