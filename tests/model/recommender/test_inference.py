@@ -8,8 +8,8 @@ import pytest
 
 from model.data.files import save_table
 from model.recommender.inference import _newest
-from model.recommender.methods import METHODS
 from model.recommender.methods.base import Ranked, Ranker, Users
+from model.recommender.registry import METHODS
 from tests.model.recommender.conftest import CODES, CONFIG, ITEMS, code_table, item_codes
 
 METHOD = METHODS["semantic_convergence"]
