@@ -46,17 +46,15 @@ def materialize(spark: SparkSession, settings: Settings, lease: Lease, start: dt
     apply(settings)
     store = open_store(settings)
     for name, (key, _) in VIEWS.items():
-        rows = tables[name].read(spark, start, end)
-        later = tables[name].read(spark, end + dt.timedelta(days=1), dt.date.max)
+        table = tables[name]
+        rows = table.read(spark, start, end)
+        later = table.read(spark, end + dt.timedelta(days=1), dt.date.max)
+        # Later than all that was ever written, whatever the day: which row is the newest was settled here already.
+        newest_day = table.owners(None, dt.date.max)[-1][2]
+        event_timestamp = interval_end(newest_day) + dt.timedelta(milliseconds=lease.token)
         lease.check()
-        write_online(
-            store,
-            settings,
-            name,
-            newest_in_lake(rows, later, key, lease.token),
-            interval_end(start),
-            interval_end(end) + dt.timedelta(milliseconds=lease.token),
-        )
+        current = newest_in_lake(rows, later, key, event_timestamp)
+        write_online(store, settings, name, current, event_timestamp)
     log.info("%s: user histories and item text are online", describe_days(start, end))
 
 

@@ -102,7 +102,7 @@ def _popular(
     spark: SparkSession, settings: Settings, day: dt.date, catalogue: DataFrame, codes: DataFrame
 ) -> list[tuple[str, str, float]]:
     """(item_id, code, weighted count) of the popularity list; at most POPULARITY_LENGTH rows."""
-    first = max(day - dt.timedelta(days=settings.publishing.popularity_days - 1), dt.date.min)
+    first = day - dt.timedelta(days=settings.publishing.popularity_days - 1)
     events = daily_table(settings, "events").read(spark, first, day)
     weights = {name: kind.weight for name, kind in settings.event_types.items()}
     rows = transforms.popular_items(events, weights, catalogue, codes, POPULARITY_LENGTH).collect()

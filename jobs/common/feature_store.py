@@ -128,18 +128,13 @@ def register_views(spark: SparkSession, settings: Settings, until: dt.date) -> N
 
 
 def write_online(
-    store: FeatureStore,
-    settings: Settings,
-    name: str,
-    rows: DataFrame,
-    start: dt.datetime,
-    end: dt.datetime,
+    store: FeatureStore, settings: Settings, name: str, rows: DataFrame, event_timestamp: dt.datetime
 ) -> None:
-    """Write each key's newest row with start <= event_timestamp <= end online, from the executors."""
+    """Write rows, one for each key and all of that event_timestamp, online from the executors."""
     register_view(settings, name, rows)
     started = time.monotonic()
     with _quiet():
-        store.materialize(start, end, feature_views=[name])
+        store.materialize(event_timestamp, event_timestamp, feature_views=[name])
     log.info("%s went online in %.1f s", name, time.monotonic() - started)
 
 

@@ -134,7 +134,7 @@ def put_online(
     for name in order:
         if name in views:
             lease.check()
-            write_online(store, settings, name, views[name], begun.event_timestamp, begun.event_timestamp)
+            write_online(store, settings, name, views[name], begun.event_timestamp)
     record = ledger.finish(lease, begun, generation, publication.manifest.parents["recommendations"])
     log.info("publish %d (%s) is online: %s", record.number, record.kind, generation.manifest.counts)
     return record

@@ -15,6 +15,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, FloatType, StringType, StructField, StructType, TimestampType
 
+from jobs.transforms.snapshot import newest_per_key
+
 LISTS = ("item_codes", "item_ids", "scores")
 SOURCES = ("model", "fallback")
 
@@ -186,11 +188,7 @@ def repaired_state(state: DataFrame, retracted: Sequence[str], stamp: Stamp) -> 
     )
 
 
-def newest_in_lake(rows: DataFrame, later: DataFrame, key: str, token: int) -> DataFrame:
-    """The rows of those keys that have none in `later`: what may go online.
-
-    Their event_timestamp moves on by `token` milliseconds, so that a day built anew replaces what is stored, while a
-    later day still beats it.
-    """
-    moved_on = F.timestamp_millis(F.unix_millis("event_timestamp") + token)
-    return rows.join(later.select(key), key, "left_anti").withColumn("event_timestamp", moved_on)
+def newest_in_lake(rows: DataFrame, later: DataFrame, key: str, event_timestamp: dt.datetime) -> DataFrame:
+    """What may go online: the newest row of each key, of those that have none in `later`, all under one new time."""
+    newest = newest_per_key(rows.join(later.select(key), key, "left_anti"), key)
+    return newest.withColumn("event_timestamp", F.lit(event_timestamp))

@@ -56,10 +56,15 @@ def test_online_stands_the_newest_row_whatever_is_built_when(online_lake: Online
     assert history(online_lake, "bob")["item_ids"] == ["i0", "i1", "i2"]
     assert (title(online_lake, "i1"), title(online_lake, "i2")) == ("Uno", "Two!")
 
-    write_day(online_lake, NEXT_DAY, {"ann": ["i0", "i1", "i3"]}, {"i1": "Uno"})
+    # The newer day is built anew as well, and its only item update turns out to be none.
+    write_day(online_lake, NEXT_DAY, {"ann": ["i0", "i1", "i3"]}, {})
     run(online_lake, DAY, NEXT_DAY)
     assert history(online_lake, "ann")["item_ids"] == ["i0", "i1", "i3"]
     assert history(online_lake, "bob")["item_ids"] == ["i0", "i1", "i2"]
+    assert (title(online_lake, "i1"), title(online_lake, "i2")) == ("One!", "Two!")
+
+    run(online_lake, NEXT_DAY, NEXT_DAY)  # nothing to write for items
+    assert title(online_lake, "i1") == "One!"
 
 
 def test_a_day_that_was_not_built_is_the_callers_mistake(online_lake: OnlineLake) -> None:

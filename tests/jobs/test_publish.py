@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +17,8 @@ from jobs.publish import publish
 from tests.jobs.conftest import CODEBOOK, DAY, MODEL, NEXT_DAY, OnlineLake
 
 POPULAR = (["i5", "i4", "i3"], "fallback")
+SQLITE = pytest.mark.parametrize("registered", ["sqlite"], indirect=True)
+"""For what does not depend on the online store."""
 
 
 def test_every_user_reads_a_list(shop: OnlineLake) -> None:
@@ -81,24 +88,53 @@ class BreaksOff(Lease):
         super().check()
 
 
-@pytest.mark.parametrize("checks", [2, 4], ids=["before it wrote online", "after it wrote users, before the rest"])
-def test_a_killed_publish_leaves_no_trace_once_run_again(shop: OnlineLake, checks: int) -> None:
+def test_a_publish_that_broke_off_leaves_no_trace_once_run_again(shop: OnlineLake) -> None:
     shop.write_lists(DAY, {"ann": ["i1"], "bob": ["i2"]})
-    with shop.ledger.lease("publish") as lease:
-        killed = BreaksOff(shop.ledger, lease._holder)
-        killed.checks_left = checks
-        with pytest.raises(LeaseLostError):
-            publish(shop.spark, shop.settings, shop.ledger, killed, DAY)
+    for checks in (2, 4):  # before it writes anything online; after it wrote the users, before the catalogue's state
+        with shop.ledger.lease("publish") as lease:
+            broken = BreaksOff(shop.ledger, lease._holder)
+            broken.checks_left = checks
+            with pytest.raises(LeaseLostError):
+                publish(shop.spark, shop.settings, shop.ledger, broken, DAY)
     assert not list(shop.ledger.records())
 
     shop.write_lists(DAY, {"ann": ["i3"]})  # the day's lists were made anew, without bob
     record = shop.publish(DAY)
     assert record is not None
-    assert record.number == 2
+    assert record.number == 3
     assert shop.shown("ann") == (["i3"], "model")
     assert shop.shown("bob") == POPULAR
 
 
+@pytest.mark.slow
+@SQLITE
+def test_a_step_killed_while_it_writes_online_can_be_run_again_at_once(shop: OnlineLake, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        f"""
+        lake_uri = "{shop.settings.lake_uri}"
+        input = {{ events_uri = "", catalogue_uri = "" }}
+        event_types = {{ buy = {{}} }}
+        feast = {{ repo = "{shop.settings.feast.repo}" }}
+        spark = {{ master = "local[1]" }}
+        publishing = {{ valid_for_days = 36500, lease_seconds = 600 }}
+        """
+    )
+    shop.write_lists(DAY, {"ann": ["i1"], "bob": ["i2"]})
+    command = [sys.executable, "-m", "jobs.publish", "--ds", DAY.isoformat(), "--settings", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as step:
+        assert step.stdout is not None
+        assert any("user_recommendations went online" in line for line in step.stdout)
+        os.killpg(step.pid, signal.SIGKILL)
+    assert not list(shop.ledger.records())
+
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert [(record.number, record.token) for record in shop.ledger.records()] == [(2, 2)]
+    assert shop.shown("bob") == (["i2"], "model")
+    assert shop.shown("nobody") == POPULAR
+
+
+@SQLITE
 def test_a_shut_gate_publishes_nothing_and_tells_every_reason(shop: OnlineLake) -> None:
     shop.write_lists(DAY, {"ann": ["i1"], "bob": ["i2"], "cyd": ["i3"]})
     shop.publish(DAY)
@@ -112,6 +148,7 @@ def test_a_shut_gate_publishes_nothing_and_tells_every_reason(shop: OnlineLake) 
     assert shop.shown("bob") == (["i2"], "model")
 
 
+@SQLITE
 def test_a_second_writer_waits_then_gives_up(shop: OnlineLake) -> None:
     shop.write_lists(DAY, {"ann": ["i1"]})
     with shop.ledger.lease("materialize"), pytest.raises(LeaseHeldError, match="materialize"):
@@ -119,6 +156,7 @@ def test_a_second_writer_waits_then_gives_up(shop: OnlineLake) -> None:
     assert not list(shop.ledger.begun())
 
 
+@SQLITE
 def test_a_day_without_recommendations_is_the_callers_mistake(shop: OnlineLake) -> None:
     with pytest.raises(ValueError, match=r"Run jobs\.recommend --ds 2024-05-01"):
         shop.publish(DAY)
