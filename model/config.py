@@ -33,9 +33,9 @@ class BehaviourConfig:
     layers: int = 2
     heads: int = 2
     dropout: float = 0.2
-    epochs: int = 12
-    batch_size: int = 128
-    learning_rate: float = 1e-3
+    epochs: int = 6
+    batch_size: int = 64
+    learning_rate: float = 3e-3
     weight_decay: float = 0.01
     seed: int = 0
 
@@ -48,8 +48,9 @@ class TokenizerConfig:
     codes_per_level: int = 256
     text_weight: float = 0.5
     """Share of the item text's vector beside the behaviour vector (each of unit length, then weighted); 0 to 1."""
-    input_dim: int = 64
-    """Each of the two inputs is reduced to at most so many principal components."""
+    input_dim: int = 16
+    """Each of the two inputs is reduced to at most so many principal components. In many more dimensions the residuals
+    are so far from each other that k-means leaves most items in one cluster."""
     kmeans_iterations: int = 25
     candidates: int = 16
     """Nearest prefixes that an item looks at when its own prefix is full, before the search is widened."""
