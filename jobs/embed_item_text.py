@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame
 
 from jobs.common.code_version import code_version
 from jobs.common.contracts import ITEM_VECTOR, daily_table
+from jobs.common.coverage import require_days
 from jobs.common.item_vectors import read_vectors, vectors_store
 from jobs.common.settings import load_settings
 from jobs.common.spark import open_spark
@@ -46,8 +47,11 @@ def embed(texts: DataFrame, config: TextEncoderConfig) -> DataFrame:
 
 def main(ds: Day, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
+    item_text = daily_table(settings, "item_text")
+    # The first step of both DAGs that build on the day's features: it must not go on with yesterday's.
+    for name, step in (("item_text", "build_item_text"), ("user_history", "build_user_histories")):
+        require_days(daily_table(settings, name), ds.date(), ds.date(), step)
     with open_spark(settings, "embed_item_text") as spark:
-        item_text = daily_table(settings, "item_text")
         texts = item_text.read(spark, None, ds.date()).select("text_hash", "text").dropDuplicates(["text_hash"])
         missing = texts.join(read_vectors(spark, settings), "text_hash", "left_anti").persist()
         count = missing.count()

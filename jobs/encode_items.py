@@ -57,8 +57,9 @@ def main(ds: Day, split: OptionalSplit = None, append: Append = False, settings_
         text_NE = load_tensors(write_text_vectors(spark, settings, numbered, draft))["vectors"]
         levels = range(settings.model.tokenizer.levels)
         taken_ML = known.select(*(f"code_{level}" for level in levels)).toPandas().to_numpy(np.int64)
-    codes_NL = append_codes(codebook.uri, new["item_id"], text_NE, taken_ML)
-    write_item_codes(draft.path("items.parquet"), new["item_id"], new["text_hash"], codes_NL, first_index)
+    item_ids, text_hashes = new["item_id"].to_list(), new["text_hash"].to_list()
+    codes_NL = append_codes(codebook.uri, item_ids, text_NE, taken_ML)
+    write_item_codes(draft.path("items.parquet"), item_ids, text_hashes, codes_NL, first_index)
     draft.commit(
         Manifest(
             key={"ds": ds.date().isoformat()},

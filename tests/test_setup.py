@@ -31,7 +31,7 @@ class Machine:
             assert path, f"this test needs {tool}"
             (self.bin / tool).symlink_to(path)
         self.program("python3.11", f'exec "{sys.executable}" "$@"')
-        self.program("java", 'echo \'openjdk version "17.0.15" 2025-04-15\' >&2')
+        self.program("java", "echo 'openjdk version \"17.0.15\" 2025-04-15' >&2")
 
     def program(self, name: str, body: str) -> None:
         path = self.bin / name

@@ -18,7 +18,8 @@ def launch(training: Training, entry: str, request: dict[str, Any]) -> dict[str,
     distributor = TorchDistributor(
         num_processes=training.processes, local_mode=not training.on_executors, use_gpu=training.use_gpu
     )
-    metrics: dict[str, Any] = distributor.run(_call, entry, request)
+    metrics = distributor.run(_call, entry, request)
+    assert isinstance(metrics, dict)
     return metrics
 
 

@@ -30,6 +30,8 @@ def open_spark(settings: Settings, name: str) -> Iterator[SparkSession]:
         .config("spark.sql.shuffle.partitions", settings.spark.shuffle_partitions)
         .config("spark.sql.execution.arrow.pyspark.enabled", "true")
         .config("spark.sql.sources.partitionColumnTypeInference.enabled", "false")
+        # A task has one core: more threads in each worker would fight over the same cores.
+        .config("spark.executorEnv.OMP_NUM_THREADS", "1")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
     )

@@ -49,9 +49,7 @@ SplitOption = Annotated[
 ]
 
 
-def day_range(
-    ds: dt.datetime | None, start: dt.datetime | None, end: dt.datetime | None
-) -> tuple[dt.date, dt.date]:
+def day_range(ds: dt.datetime | None, start: dt.datetime | None, end: dt.datetime | None) -> tuple[dt.date, dt.date]:
     """The days that a step was asked for, both ends included. ValueError unless --ds alone or --from with --to."""
     if ds is not None and start is None and end is None:
         return ds.date(), ds.date()
@@ -70,7 +68,11 @@ def interval_end(day: dt.date) -> dt.datetime:
 def run(main: Callable[..., None]) -> None:
     """Run a step as a command: exit 0, or print the user's mistake (ValueError) without a trace and exit 2."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
-    logging.getLogger("py4j").setLevel(logging.WARNING)
+    for noisy in ("py4j", "faiss", "TorchDistributor"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # PySpark logs a page of JSON beside each AnalysisException, which we raise again in words.
+    for noisy in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     started = time.monotonic()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
