@@ -1,4 +1,4 @@
-"""What an app reads for five users, after `make run`: from Feast's online store and nothing else."""
+"""What `make run` ends with: how good the model is, and what an app reads for five users from the online store."""
 
 from __future__ import annotations
 
@@ -13,25 +13,35 @@ from jobs.common import feature_store
 from jobs.common.artefacts import store
 from jobs.common.contracts import daily_table
 from jobs.common.settings import Settings
+from model.evaluation.protocol import format_table
 
 USERS, LAST_ITEMS, TOP = 5, 3, 5
 
 
 def show_result(settings: Settings, console: Console) -> None:
-    """Print the users' last items and their best recommendations, then where to look next."""
+    """Print the evaluation, the users' last items and best recommendations as read online, and where to look next."""
     user_ids = newest_users(settings, USERS)
-    lists = feature_store.read_online(settings, user_ids)
-    histories = _read(settings, ["user_history:item_ids"], settings.feast.user_key, user_ids)["item_ids"]
-    last = [list(reversed((items or [])[-LAST_ITEMS:])) for items in histories]
-    best = [row["item_ids"][:TOP] for row in lists]
-    item_ids = sorted({item for items in (*last, *best) for item in items})
-    titles = _read(settings, ["item_text:title"], settings.feast.item_key, item_ids)["title"]
+    with feature_store.quiet():
+        lists = feature_store.read_online(settings, user_ids)
+        histories = _read(settings, ["user_history:item_ids"], settings.feast.user_key, user_ids)["item_ids"]
+        last = [list(reversed((items or [])[-LAST_ITEMS:])) for items in histories]
+        best = [row["item_ids"][:TOP] for row in lists]
+        item_ids = sorted({item for items in (*last, *best) for item in items})
+        titles = _read(settings, ["item_text:title"], settings.feast.item_key, item_ids)["title"]
     title_of = dict(zip(item_ids, titles, strict=True))
 
     table = Table("user", "last seen, newest first", "recommended, best first", "from", show_lines=True)
     for user_id, seen, shown, row in zip(user_ids, last, best, lists, strict=True):
         table.add_row(
             user_id, "\n".join(title_of[i] for i in seen), "\n".join(title_of[i] for i in shown), row["source"]
+        )
+    evaluation = store(settings, "evaluation").latest()
+    if evaluation is not None:
+        console.print(
+            "\nThe model (challenger) on the held-out days, beside popularity; means over users, 95% intervals:\n"
+            + format_table(evaluation.manifest.metrics),
+            markup=False,
+            soft_wrap=True,
         )
     console.print("\nWhat an app reads from the online store:")
     console.print(table, markup=False)

@@ -106,8 +106,11 @@ def open_store(settings: Settings) -> FeatureStore:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Feast's coloured progress and its warning, for each view anew, that Spark is experimental."""
+def quiet() -> Iterator[None]:
+    """Without Feast's coloured progress and its warning, for each view anew, that Spark is experimental.
+
+    What is printed inside is lost.
+    """
     from feast.infra.offline_stores.contrib.spark_offline_store import spark  # noqa: F401, PLC0415  sets its own filter
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -133,7 +136,7 @@ def write_online(
     """Write rows, one for each key and all of that event_timestamp, online from the executors."""
     register_view(settings, name, rows)
     started = time.monotonic()
-    with _quiet():
+    with quiet():
         store.materialize(event_timestamp, event_timestamp, feature_views=[name])
     log.info("%s went online in %.1f s", name, time.monotonic() - started)
 
