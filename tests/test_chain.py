@@ -226,6 +226,7 @@ def test_a_killed_step_run_again_makes_the_same(shop: Shop, step: Step) -> None:
     step.run(shop.settings_file)
     after = shop.newest(step.writes)
     assert after.attempt > before.attempt
-    assert after.manifest.checksums == before.manifest.checksums
+    if step.name != "publish":  # its rows bear the number of the publish; what apps read is compared below
+        assert after.manifest.checksums == before.manifest.checksums
     assert after.manifest.counts == before.manifest.counts
     assert [row["item_ids"] for row in shop.online()] == [row["item_ids"] for row in online]
