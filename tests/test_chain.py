@@ -219,7 +219,7 @@ KILLED = ("build_user_histories", "train_tokenizer", "finetune", "recommend", "p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [s for s in CHAIN if s.name in KILLED and "temporal" not in s.writes], ids=str)
+@pytest.mark.parametrize("step", [s for s in CHAIN if s.name in KILLED and "temporal" not in s.writes], ids=lambda step: step.name)
 def test_a_killed_step_run_again_makes_the_same(shop: Shop, step: Step) -> None:
     before, online = shop.newest(step.writes), shop.online()
     _kill_after_claim(step, shop)
