@@ -5,15 +5,17 @@ Shapes: B users, T history items, S seen items, N items, K results, L code level
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from model.config import ModelConfig, model_config
+from model.data.files import load_json
 from model.decoding.beam import BeamSearch
 from model.decoding.trie import Trie
-from model.recommender.backbone import load_model
+from model.recommender.backbone import PRECOG, load_model
 from model.recommender.methods.base import PAD, Bools, Ints, Ranked, Users
 from model.recommender.tasks import Examples
 from model.recommender.vocabulary import read_codes
@@ -31,7 +33,10 @@ class SemanticRanker:
 
         Raises ValueError when the codes do not fit the model's vocabulary or a code names two items.
         """
-        config, inputs = model_config(request["config"]), request["inputs"]
+        inputs = request["inputs"]
+        # What shaped the training is the model's own; only how to decode is for today's settings to say.
+        trained = model_config(load_json(f"{inputs['model']}/{PRECOG}")["config"])
+        config = replace(trained, decoding=model_config(request["config"]).decoding)
         model, tokenizer, vocabulary = load_model(inputs["model"])
         codes_NL = read_codes([inputs["codebook"], *inputs.get("codebook_additions", ())], vocabulary.levels)
         if codes_NL.min() < 0 or codes_NL.max() >= vocabulary.token_ids_LK.shape[1]:
