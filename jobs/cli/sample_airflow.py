@@ -20,6 +20,9 @@ CACHE = REPO / ".cache"
 QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xlog:disable"
 """For JVMs that live for seconds: one compiler tier, one collector thread. Halves the CPU time of an empty session."""
 
+NO_GENERATED_CODE = "-Dspark.sql.codegen.wholeStage=false -Dspark.sql.codegen.factoryMode=NO_CODEGEN"
+"""For queries over little data: to write and compile Java for each takes longer than to interpret it."""
+
 
 def environment(settings_file: str, record_classes: bool = False) -> dict[str, str]:
     """What Airflow and the steps of the sample run with. The user's own SPARK_*, OMP_* win.
@@ -32,7 +35,7 @@ def environment(settings_file: str, record_classes: bool = False) -> dict[str, s
         CACHE.mkdir(exist_ok=True)
         classes = f" -XX:ArchiveClassesAtExit={_recording()}" if record_classes else ""
     defaults = {
-        "SPARK_SUBMIT_OPTS": QUICK_JVM + classes,
+        "SPARK_SUBMIT_OPTS": f"{QUICK_JVM} {NO_GENERATED_CODE}{classes}",
         "SPARK_LOCAL_IP": "127.0.0.1",
         "OMP_WAIT_POLICY": "PASSIVE",  # training beside anything else on two cores: three times the steps per second
     }
