@@ -67,6 +67,17 @@ def test_only_the_newest_items_are_read(ranker: Ranker) -> None:
     assert np.array_equal(ranked.items_BK[0], ranked.items_BK[1])
 
 
+def test_the_settings_of_its_training_are_its_own(trained: dict[str, Any], ranker: Ranker) -> None:
+    from copy import deepcopy
+
+    others = deepcopy(trained)
+    others["config"]["history_items"] = 1
+    others["config"]["finetune"]["normalisation"] = "vocabulary"
+    one, other = (rank(each, [[5, 9, 13]]) for each in (ranker, METHOD.load_ranker(others)))
+    assert np.array_equal(one.items_BK, other.items_BK)
+    assert np.array_equal(one.scores_BK, other.scores_BK)
+
+
 def test_more_than_the_catalogue_fills_up_with_nothing(ranker: Ranker) -> None:
     ranked = rank(ranker, [[4]], seen=[[4, 5]], k=ITEMS + 3)
     assert sorted(ranked.items_BK[0, : ITEMS - 2].tolist()) == [i for i in range(ITEMS) if i not in (4, 5)]
