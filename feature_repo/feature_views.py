@@ -42,6 +42,11 @@ user_history = stored_view(
         Field(name="item_ids", dtype=Array(String), description="Items of the events."),
         Field(name="event_types", dtype=Array(String), description="Types of the events."),
         Field(name="event_times", dtype=Array(UnixTimestamp), description="Times of the events, UTC."),
+        Field(
+            name="seconds_since_previous",
+            dtype=Array(Int64),
+            description="Session gaps: seconds since the event before; 0 for the user's first.",
+        ),
         Field(name="events_total", dtype=Int64, description="Number of all the user's events so far."),
     ],
 )

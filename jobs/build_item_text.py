@@ -42,7 +42,7 @@ def build_item_text(spark: SparkSession, settings: Settings, start: dt.date, end
         start,
         end,
         Manifest(
-            settings={"max_characters": MAX_CHARACTERS},
+            settings=text_settings(),
             parents=catalogue.parents(start, end),
             code_version=code_version(),
         ),
@@ -51,6 +51,11 @@ def build_item_text(spark: SparkSession, settings: Settings, start: dt.date, end
     )
     log.info("%s: text of %d items", describe_days(start, end), generation.manifest.counts["rows"])
     return generation
+
+
+def text_settings() -> dict[str, int]:
+    """What shapes the text, beside the code."""
+    return {"max_characters": MAX_CHARACTERS}
 
 
 if __name__ == "__main__":

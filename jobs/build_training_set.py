@@ -6,7 +6,8 @@ Writes  training_set/<split>: items/ and sequences/
     python -m jobs.build_training_set --ds 2016-10-16 --split temporal
     python -m jobs.build_training_set --ds 2016-10-16 --split all
 
-`temporal` ends promotion.holdout_days before the end of ds, `all` at the end of ds.
+`temporal` ends promotion.holdout_days before the end of ds, `all` at the end of ds. `leave_one_out` does so too, and
+leaves out each user's events from the last but one of a target type on.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, Split, SplitOption, run
 from jobs.common.tables import write_rows
 from jobs.transforms.snapshot import newest_per_key
-from jobs.transforms.training_set import active_days, day_sequences, training_items, windows
+from jobs.transforms.training_set import active_days, before_last_targets, day_sequences, training_items, windows
 from model.generation import Draft, Generation, Manifest
 
 FILES = 4
 ROW_GROUPS_PER_FILE = 4
 """Readers shard by row group: enough of them for a small data set, too."""
 MAX_ROWS_PER_GROUP = 65_536
+
+HELD_OUT = 2
+"""Of each user under leave_one_out: the last target event for the test, the one before for validation."""
 
 log = logging.getLogger("build_training_set")
 
@@ -59,10 +63,12 @@ def build_training_set(spark: SparkSession, settings: Settings, ds: dt.date, spl
     first_day = require_tables(settings, last_day, ds)
     tables = {name: daily_table(settings, name) for name in ("events", "user_history", "item_text")}
     events = tables["events"].read(spark, None, last_day)
+    targets = sorted(name for name, kind in settings.event_types.items() if kind.target)
+    if split is Split.leave_one_out:
+        events = before_last_targets(events, targets, HELD_OUT)
     histories = point_in_time_histories(spark, settings, active_days(events), last_day)
     items = training_items(newest_per_key(tables["item_text"].read(spark, None, last_day), "item_id"))
 
-    targets = sorted(name for name, kind in settings.event_types.items() if kind.target)
     entries = day_sequences(events, histories, items, targets, model.history_items)
     sequences = windows(entries, model.history_items, model.window_items).persist()
     counts = sequence_counts(sequences)

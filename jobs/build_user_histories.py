@@ -39,17 +39,21 @@ def build_user_histories(spark: SparkSession, settings: Settings, start: dt.date
     """Build the days start..end, both included. ValueError when one of them was not ingested."""
     events = daily_table(settings, "events")
     require_days(events, start, end, "ingest")
-    max_items = settings.histories.max_items
     generation = daily_table(settings, "user_history").write(
-        user_histories(events.read(spark, None, end), start, end, max_items),
+        user_histories(events.read(spark, None, end), start, end, settings.histories.max_items),
         start,
         end,
-        Manifest(settings={"max_items": max_items}, parents=events.parents(None, end), code_version=code_version()),
+        Manifest(settings=history_settings(settings), parents=events.parents(None, end), code_version=code_version()),
         "ds",
         "user_id",
     )
     log.info("%s: %d history rows", describe_days(start, end), generation.manifest.counts["rows"])
     return generation
+
+
+def history_settings(settings: Settings) -> dict[str, int]:
+    """The settings that shape what is written."""
+    return {"max_items": settings.histories.max_items}
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ PROTOCOLS = (True, False)
 def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
     if split is not Split.temporal:
-        raise ValueError("A model that learned from everything has no held-out days: evaluate --split temporal.")
+        raise ValueError("Only a model of --split temporal has held-out days to be judged on.")
     models = {"challenger": newest(settings, "model", split, "finetune")}
     champion = promotions.champion_twin(settings)
     if champion is not None:

@@ -1,7 +1,7 @@
 """Validate raw events and the raw catalogue, day by day; what is wrong goes to quarantine, with a reason, counted.
 
 Reads   input.events_uri, input.catalogue_uri (any format that Spark reads; columns mapped by settings)
-Writes  catalogue, quarantine, events
+Writes  catalogue, quarantine, raw_days (what the day's raw rows were, for jobs.cli.backfill), events, data_report
 
     python -m jobs.ingest --ds 2016-10-16
     python -m jobs.ingest --from 1995-01-09 --to 2016-10-16
@@ -15,67 +15,116 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from dataclasses import replace
+from typing import Annotated, Any
 
+import typer
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.common.code_version import code_version
 from jobs.common.contracts import EVENTS, daily_table
 from jobs.common.coverage import ONE_DAY, describe_days
-from jobs.common.raw_input import catalogue_source, events_source, fingerprint, read_raw
+from jobs.common.data_report import check_volume, volumes_before, write_data_report
+from jobs.common.raw_input import catalogue_source, events_source, fingerprint, read_raw_catalogue, read_raw_events
 from jobs.common.settings import Settings, load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import FromDay, OptionalDay, SettingsFile, ToDay, day_range, run
-from jobs.transforms.histories import stale_histories
-from jobs.transforms.validate import LEFT_OUT, OUTCOME, VALID, check_catalogue, check_events, in_days, quarantined
+from jobs.transforms.histories import changed_events, stale_histories
+from jobs.transforms.validate import (
+    LEFT_OUT,
+    OUTCOME,
+    VALID,
+    check_catalogue,
+    check_events,
+    in_days,
+    known_items,
+    quarantined,
+    raw_days,
+)
 from model.generation import Generation, Manifest
 
 log = logging.getLogger("ingest")
 
 
-def main(ds: OptionalDay = None, start: FromDay = None, end: ToDay = None, settings_file: SettingsFile = None) -> None:
+AcceptVolume = Annotated[
+    bool, typer.Option("--accept-volume", help="Ingest the day although its number of events is out of bounds.")
+]
+
+
+def main(
+    ds: OptionalDay = None,
+    start: FromDay = None,
+    end: ToDay = None,
+    accept_volume: AcceptVolume = False,
+    settings_file: SettingsFile = None,
+) -> None:
     days = day_range(ds, start, end)
     settings = load_settings(settings_file)
     with open_spark(settings, "ingest") as spark:
-        ingest(spark, settings, *days)
+        ingest(spark, settings, *days, accept_volume=accept_volume)
 
 
-def ingest(spark: SparkSession, settings: Settings, start: dt.date, end: dt.date) -> Generation:
+def ingest(
+    spark: SparkSession, settings: Settings, start: dt.date, end: dt.date, *, accept_volume: bool = False
+) -> Generation:
     """Ingest the days start..end, both included. Returns the generation of `events`; its manifest counts every outcome.
 
-    Raises ValueError for what is wrong with a whole source: see transforms/validate.py.
+    Raises ValueError for what is wrong with a whole source (see transforms/validate.py), and for one day alone whose
+    volume is out of bounds, unless `accept_volume`.
     """
     sources = catalogue_source(settings.input), events_source(settings.input)
     manifest = Manifest(
-        settings={"input": settings.input.model_dump(), "event_types": sorted(settings.event_types)},
+        settings=ingest_settings(settings),
         parents={source.uri_setting: fingerprint(source) for source in sources},
         code_version=code_version(),
     )
-    raw_items, raw_events = (read_raw(spark, settings.input, source) for source in sources)
+    raw_items, raw_events = read_raw_catalogue(spark, settings), read_raw_events(spark, settings)
+    raw = raw_state(raw_items, raw_events, start, end)
+    daily_table(settings, "raw_days").write(raw, start, end, manifest, "ds", "source")
+
     catalogue = daily_table(settings, "catalogue")
-
     items = check_catalogue(raw_items.where(in_days(F.col("updated_at"), start, end))).persist()
-    valid_items, counts = items.where(F.col(OUTCOME) == VALID), outcomes(items, "items")
-    catalogue.write(valid_items, start, end, replace(manifest, counts=counts), "ds", "item_id")
-    log.info("%s: %s", describe_days(start, end), _summary(counts))
+    item_counts = outcomes(items, "items")
+    catalogue.write(
+        items.where(F.col(OUTCOME) == VALID), start, end, replace(manifest, counts=item_counts), "ds", "item_id"
+    )
 
-    known = catalogue.read(spark, None, end).groupBy("item_id").agg(F.min("ds").alias("first_ds"))
-    events = check_events(
-        raw_events.where(in_days(F.col("event_time"), start, end)), settings.event_types, known
-    ).persist()
+    known = known_items(catalogue.read(spark, None, end))
+    of_days = raw_events.where(in_days(F.col("happened"), start, end))
+    events = check_events(of_days, settings.event_types, known).persist()
     refused = quarantined(items, "catalogue", end).unionByName(quarantined(events, "events", end))
     daily_table(settings, "quarantine").write(refused, start, end, manifest, "ds", "source", "reason", "record")
 
-    valid_events, counts = events.where(F.col(OUTCOME) == VALID), outcomes(events, "events")
-    counts["stale histories"] = report_stale_histories(spark, settings, valid_events, start, end)
+    valid, counts = events.where(F.col(OUTCOME) == VALID), outcomes(events, "events")
+    before = volumes_before(spark, settings, start)
+    if start == end and not accept_volume:
+        check_volume(settings.quality, before, start, counts["events"])
+    counts["stale histories"] = report_stale_histories(spark, settings, valid, start, end)
     manifest = replace(manifest, counts=counts, parents={**manifest.parents, **catalogue.parents(None, end)})
-    generation = daily_table(settings, "events").write(
-        valid_events, start, end, manifest, "ds", "user_id", "event_time"
-    )
-    log.info("%s: %s", describe_days(start, end), _summary(counts))
+    generation = daily_table(settings, "events").write(valid, start, end, manifest, "ds", "user_id", "event_time")
+
+    volumes = before | {row["ds"]: row["count"] for row in valid.groupBy("ds").count().collect()}
+    write_data_report(spark, settings, start, end, {"events": counts, "catalogue": item_counts}, volumes)
+    for found in (item_counts, counts):
+        log.info("%s: %s", describe_days(start, end), ", ".join(f"{rows:,} {what}" for what, rows in found.items()))
     items.unpersist()
     events.unpersist()
     return generation
+
+
+def ingest_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that shape what ingest writes."""
+    return {
+        "input": settings.input.model_dump(),
+        "event_types": sorted(settings.event_types),
+        "max_clock_skew_minutes": settings.quality.max_clock_skew_minutes,
+    }
+
+
+def raw_state(raw_items: DataFrame, raw_events: DataFrame, start: dt.date, end: dt.date) -> DataFrame:
+    """What the raw rows of the days start..end are, day by day: rows of the table raw_days."""
+    items = raw_days(raw_items, "updated_at", "catalogue", start, end)
+    return items.unionByName(raw_days(raw_events, "happened", "events", start, end))
 
 
 def outcomes(checked: DataFrame, what: str) -> dict[str, int]:
@@ -92,11 +141,9 @@ def report_stale_histories(
     histories = daily_table(settings, "user_history")
     if not histories.owners(end + ONE_DAY, dt.date.max):
         return 0
-    stale = stale_histories(
-        histories.read(spark, end + ONE_DAY, dt.date.max),
-        before=daily_table(settings, "events").read(spark, start, end),
-        after=events.select(*EVENTS.fieldNames()),
-    )
+    before = daily_table(settings, "events").read(spark, start, end)
+    changed = changed_events(before, events.select(*EVENTS.fieldNames()))
+    stale = stale_histories(histories.read(spark, end + ONE_DAY, dt.date.max), changed)
     rows, first, last = stale.agg(F.count("ds"), F.min("ds"), F.max("ds")).collect()[0]
     if rows:
         log.warning(
@@ -107,10 +154,6 @@ def report_stale_histories(
             last,
         )
     return int(rows)
-
-
-def _summary(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {what}" for what, count in counts.items())
 
 
 if __name__ == "__main__":

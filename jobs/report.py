@@ -8,14 +8,10 @@ Writes  report: report.html
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
-import io
 import logging
 from typing import Any
 
-import matplotlib as mpl
-from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -23,6 +19,7 @@ from pyspark.sql import functions as F
 from jobs.common.artefacts import by_identity, store
 from jobs.common.code_version import code_version
 from jobs.common.contracts import daily_table
+from jobs.common.pages import png, render
 from jobs.common.promotions import live_verdict
 from jobs.common.settings import Settings, load_settings
 from jobs.common.spark import open_spark
@@ -38,7 +35,6 @@ SHOWN_USERS, SHOWN_ITEMS = 10, 5
 
 def main(ds: Day, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
-    mpl.use("agg")
     day = ds.date()
     lists = _of_day(settings, "recommendations", day)
     model = by_identity(settings, lists.manifest.parents["model"])
@@ -49,7 +45,8 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
     with open_spark(settings, "report") as spark:
         users, fallbacks = _users(spark, settings, day)
     counts = _of_day(settings, "events", day).manifest.counts
-    page = _render(
+    page = render(
+        "report.html.j2",
         day=day,
         model=model,
         codebook=codebook,
@@ -111,11 +108,6 @@ def _titles(lists: DataFrame, column: str, titles: DataFrame) -> DataFrame:
     return placed.join(titles, "item_id").groupBy("user_id").agg(name.alias("name"), ordered.alias("titles"))
 
 
-def _render(**values: Any) -> str:
-    environment = Environment(loader=PackageLoader("jobs"), autoescape=select_autoescape(default=True))
-    return environment.get_template("report.html.j2").render(**values)
-
-
 def _plot_losses(models: dict[str, Generation]) -> str:
     """A panel per task: loss over epochs, the judged model beside the live one."""
     losses = {name: model.manifest.metrics["loss"] for name, model in models.items()}
@@ -127,7 +119,7 @@ def _plot_losses(models: dict[str, Generation]) -> str:
             axes.plot(range(1, len(values) + 1), values, marker="o", label=name)
         axes.set(title=task, xlabel="epoch", ylabel="loss, nats per token")
         axes.legend()
-    return _png(figure)
+    return png(figure)
 
 
 def _plot_codebook(health: dict[str, Any]) -> str:
@@ -139,13 +131,7 @@ def _plot_codebook(health: dict[str, Any]) -> str:
         axes.bar([level + offset for level in levels], heights, 0.4, label=label)
     axes.set(xticks=list(levels), xticklabels=[f"level {level + 1}" for level in levels])
     axes.legend()
-    return _png(figure)
-
-
-def _png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, metadata={"Software": None})
-    return base64.b64encode(buffer.getvalue()).decode()
+    return png(figure)
 
 
 if __name__ == "__main__":

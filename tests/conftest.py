@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from jobs.common.settings import Settings
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[Any]:
+    from jobs.cli.sample_airflow import NO_GENERATED_CODE, QUICK_JVM
     from jobs.common.spark import open_spark
 
+    os.environ.setdefault("SPARK_SUBMIT_OPTS", f"{QUICK_JVM} {NO_GENERATED_CODE}")  # the tests' data are small
     settings = Settings(
         input={"events_uri": "", "catalogue_uri": ""},
         event_types={"click": {}},
@@ -26,10 +29,14 @@ def spark() -> Iterator[Any]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Two event types: `buy` (target, masks seen) and `view` (neither)."""
+    return settings_on(tmp_path)
+
+
+def settings_on(folder: Path) -> Settings:
+    """Lake and raw data in that folder; two event types: `buy` (target, masks seen) and `view` (neither)."""
     return Settings(
-        lake_uri=str(tmp_path / "lake"),
-        input={"events_uri": str(tmp_path / "raw/events"), "catalogue_uri": str(tmp_path / "raw/catalogue")},
+        lake_uri=str(folder / "lake"),
+        input={"events_uri": str(folder / "raw/events"), "catalogue_uri": str(folder / "raw/catalogue")},
         event_types={"buy": {}, "view": {"weight": 0.1, "target": False, "masks_seen": False}},
         spark={"master": "local[2]", "shuffle_partitions": 2},
         promotion={"rule": "always", "holdout_days": 30},

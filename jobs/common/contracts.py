@@ -47,6 +47,7 @@ RAW_EVENT = StructType(
         _column("event_time", TimestampType(), "when it happened"),
         _column("event_type", StringType(), "a key of the setting event_types"),
         _column("event_seq", LongType(), "order among a user's events of one time; may be left out", nullable=True),
+        _column("arrived_at", TimestampType(), "when the source received it; may be left out", nullable=True),
     ]
 )
 RAW_CATALOGUE = StructType(
@@ -78,6 +79,14 @@ QUARANTINE = StructType(
         _column("record", StringType(), "the row as JSON, after the column mapping"),
     ]
 )
+RAW_DAYS = StructType(
+    [
+        _column("ds", DateType(), "a day that raw rows belong to"),
+        _column("source", StringType(), "events | catalogue"),
+        _column("rows", LongType(), "raw rows of the day, refused ones too"),
+        _column("checksum", StringType(), "of their content, whatever their order: another one means another input"),
+    ]
+)
 CATALOGUE = StructType(
     [
         _column("item_id", StringType(), "the item"),
@@ -95,6 +104,7 @@ USER_HISTORY = StructType(
         _column("item_ids", _list(StringType()), "items of the newest histories.max_items events, oldest first"),
         _column("event_types", _list(StringType()), "their types, parallel to item_ids"),
         _column("event_times", _list(TimestampType()), "their times, parallel to item_ids"),
+        _column("seconds_since_previous", _list(LongType()), "session gaps, parallel; 0 for a user's first event"),
         _column("events_total", LongType(), "number of all the user's events up to the end of ds"),
         _column("event_timestamp", TimestampType(), "end of ds: from when the row is known"),
         _column("ds", DateType(), "the day"),
@@ -149,6 +159,7 @@ TRAINING_SEQUENCE = StructType(
 DAILY_TABLES = {
     "events": EVENTS,
     "quarantine": QUARANTINE,
+    "raw_days": RAW_DAYS,
     "catalogue": CATALOGUE,
     "user_history": USER_HISTORY,
     "item_text": ITEM_TEXT,

@@ -6,8 +6,8 @@ import fsspec
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.common.contracts import RAW_CATALOGUE, RAW_EVENT
-from jobs.common.settings import Input
-from jobs.transforms.validate import Source, map_columns
+from jobs.common.settings import Input, Settings
+from jobs.transforms.validate import Source, map_columns, with_event_day
 from model.generation import digest
 
 
@@ -32,8 +32,18 @@ def catalogue_source(settings: Input) -> Source:
     )
 
 
-def read_raw(spark: SparkSession, settings: Input, source: Source) -> DataFrame:
-    """The source's rows with the contract's columns, as `map_columns` gives them."""
+def read_raw_events(spark: SparkSession, settings: Settings) -> DataFrame:
+    """The raw events, as `map_columns` and `with_event_day` give them."""
+    mapped = _read(spark, settings.input, events_source(settings.input))
+    return with_event_day(mapped, settings.quality.max_clock_skew_minutes)
+
+
+def read_raw_catalogue(spark: SparkSession, settings: Settings) -> DataFrame:
+    """The raw catalogue, as `map_columns` gives it."""
+    return _read(spark, settings.input, catalogue_source(settings.input))
+
+
+def _read(spark: SparkSession, settings: Input, source: Source) -> DataFrame:
     return map_columns(spark.read.format(settings.format).options(**settings.options).load(source.uri), source)
 
 

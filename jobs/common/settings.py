@@ -50,6 +50,19 @@ class Input(Strict):
     """SQL condition on raw rows; the others are no events (price adjustments, say) and are left out, counted."""
 
 
+class Quality(Strict):
+    """Bounds for a day's raw data."""
+
+    max_clock_skew_minutes: int = Field(60, ge=0)
+    """An event that claims to be so much later than it arrived is refused. Needs the event column `arrived_at`."""
+    volume_days: int = Field(7, ge=1)
+    """A day's events are compared with the mean of so many days before it, if all of those were ingested."""
+    min_volume_ratio: float = Field(0.2, ge=0)
+    """Gate: fewer events than this share of that mean stop the day."""
+    max_volume_ratio: float = Field(5.0, gt=0)
+    """Gate: more events than so many times that mean stop the day."""
+
+
 class Feast(Strict):
     project: str = "precog"
     repo: str = "feature_repo"
@@ -122,6 +135,7 @@ class Settings(BaseSettings):
     catalogue_id: str = "current"
     input: Input
     event_types: dict[str, EventType]
+    quality: Quality = Quality()
     feast: Feast = Feast()
     spark: Spark = Spark()
     histories: Histories = Histories()

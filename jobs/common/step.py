@@ -42,10 +42,16 @@ class Split(enum.StrEnum):
     """Events before ds + 1 day - holdout_days; the rest is for the test."""
     all = "all"
     """Every event before ds + 1 day."""
+    leave_one_out = "leave_one_out"
+    """Each user's events before the last two target events: one for validation, one for the test, as papers do it."""
 
 
 SplitOption = Annotated[
-    Split, typer.Option("--split", help="temporal: leave the last holdout_days out; all: everything.")
+    Split,
+    typer.Option(
+        "--split",
+        help="temporal: not the last holdout_days; all: everything; leave_one_out: not each user's last two targets.",
+    ),
 ]
 
 

@@ -8,7 +8,7 @@ half a day, and the order in which days were built does not matter.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import reduce
 
 from pyspark.sql import DataFrame, Observation, SparkSession
@@ -59,11 +59,18 @@ class DailyTable:
         )
         return draft.commit(finished)
 
-    def owners(self, start: dt.date | None, end: dt.date) -> list[tuple[Generation, dt.date, dt.date]]:
-        """Which generation each stretch of days up to `end` is read from, oldest day first."""
+    def owners(
+        self, start: dt.date | None, end: dt.date, among: Container[str] | None = None
+    ) -> list[tuple[Generation, dt.date, dt.date]]:
+        """Which generation each stretch of days up to `end` is read from, oldest day first.
+
+        `among` (identities) asks how it was when only those generations existed.
+        """
         free = [(start or dt.date.min, end)]
         taken = []
         for generation in reversed(self.store.complete()):
+            if among is not None and generation.identity not in among:
+                continue
             first, last = (dt.date.fromisoformat(generation.manifest.key[side]) for side in ("from", "to"))
             rest = []
             for low, high in free:
@@ -79,13 +86,18 @@ class DailyTable:
             free = rest
         return sorted(taken, key=lambda owner: owner[1])
 
-    def read(self, spark: SparkSession, start: dt.date | None, end: dt.date) -> DataFrame:
-        """Rows of the days start..end, both included; `start` None: from the beginning. Missing days have no rows."""
+    def read(
+        self, spark: SparkSession, start: dt.date | None, end: dt.date, among: Container[str] | None = None
+    ) -> DataFrame:
+        """Rows of the days start..end, both included; `start` None: from the beginning. Missing days have no rows.
+
+        `among`: see `owners`.
+        """
         parts: Iterable[DataFrame] = [
             spark.read.schema(self.schema)
             .parquet(generation.path("rows"))
             .where(F.col(DAY_COLUMN).between(F.lit(low), F.lit(high)))
-            for generation, low, high in self.owners(start, end)
+            for generation, low, high in self.owners(start, end, among)
         ]
         return reduce(DataFrame.unionByName, parts, spark.createDataFrame([], self.schema))
 

@@ -14,39 +14,60 @@ def user_histories(events: DataFrame, start: dt.date, end: dt.date, max_items: i
     """Rows of the table user_history for the days start..end, both included.
 
     `events` holds all events up to `end`. Only those of users active in start..end are sorted, so a day's cost follows
-    the day's users; a range costs `max_items` per event, however many days a user was active.
+    the day's users. A user's events are cut into blocks of `max_items`: a row's events lie in the block of its newest
+    one and the block before, so the cost follows events and rows, and no value outgrows two blocks.
     """
     in_range = F.col("ds").between(F.lit(start), F.lit(end))
     active = events.where(in_range).select("user_id").distinct()
     past = events.where(F.col("ds") <= F.lit(end)).join(active, "user_id", "left_semi")
 
     ordered = Window.partitionBy("user_id").orderBy(*EVENT_ORDER)
-    newest = ordered.rowsBetween(-(max_items - 1), Window.currentRow)
-    event = F.struct("item_id", "event_type", "event_time")
-    running = past.select(
+    gap = F.unix_timestamp("event_time") - F.unix_timestamp(F.lag("event_time").over(ordered))
+    place = F.row_number().over(ordered)
+    event = F.struct(
+        place.alias("place"), "item_id", "event_type", "event_time", F.coalesce(gap, F.lit(0)).alias("gap")
+    )
+    numbered = past.select(
         "user_id",
         "ds",
-        F.collect_list(event).over(newest).alias("newest"),
-        F.row_number().over(ordered).cast("bigint").alias("events_total"),
+        place.alias("place"),
+        F.floor((place - 1) / max_items).alias("block"),
+        event.alias("event"),
         F.lead("ds").over(ordered).alias("next_ds"),
     )
-    last_of_day = F.col("next_ds").isNull() | (F.col("next_ds") > F.col("ds"))
-    return running.where(in_range & last_of_day).select(
+    ends_day = in_range & (F.col("next_ds").isNull() | (F.col("next_ds") > F.col("ds")))
+    blocks = numbered.groupBy("user_id", "block").agg(
+        F.array_sort(F.collect_list("event")).alias("own"),
+        F.collect_list(F.when(ends_day, F.struct("ds", F.col("place").alias("events_total")))).alias("rows"),
+    )
+    before = F.lag("own", 1).over(Window.partitionBy("user_id").orderBy("block"))
+    known = F.concat(F.coalesce(before, F.slice("own", 1, 0)), "own")
+    rows = blocks.select("user_id", known.alias("known"), "rows").select("user_id", "known", F.inline("rows"))
+    # The place of a row's newest event among `known`: places count from 1, blocks are full but for the last.
+    newest = F.col("events_total") - F.col("known")[0]["place"] + 1
+    history = F.slice("known", F.greatest(newest - max_items, F.lit(0)) + 1, F.least(newest, F.lit(max_items)))
+    return rows.select("user_id", "ds", "events_total", history.alias("history")).select(
         "user_id",
-        F.col("newest.item_id").alias("item_ids"),
-        F.col("newest.event_type").alias("event_types"),
-        F.col("newest.event_time").alias("event_times"),
-        "events_total",
+        F.col("history.item_id").alias("item_ids"),
+        F.col("history.event_type").alias("event_types"),
+        F.col("history.event_time").alias("event_times"),
+        F.col("history.gap").alias("seconds_since_previous"),
+        F.col("events_total").cast("bigint").alias("events_total"),
         F.date_add("ds", 1).cast("timestamp").alias("event_timestamp"),
         "ds",
     )
 
 
-def stale_histories(later: DataFrame, before: DataFrame, after: DataFrame) -> DataFrame:
-    """Rows of `later` (user_history of days behind the ingested ones) that no longer follow from the events.
-
-    `before` and `after` are the ingested days' events as they stood and as they stand: an event that came late or went
-    away changes every later row of its user, if only in `events_total`.
-    """
+def changed_events(before: DataFrame, after: DataFrame) -> DataFrame:
+    """When the events of a user (user_id) first differ between two states of some days, as `first_ds`."""
     changed = after.subtract(before).unionByName(before.subtract(after))
-    return later.join(changed.select("user_id").distinct(), "user_id", "left_semi")
+    return changed.groupBy("user_id").agg(F.min("ds").alias("first_ds"))
+
+
+def stale_histories(histories: DataFrame, changed: DataFrame) -> DataFrame:
+    """Rows of user_history that no longer follow from the events; `changed` as `changed_events` gives it.
+
+    An event that came late or went away changes every later row of its user, if only in `events_total`.
+    """
+    later = F.col("ds") >= F.col("first_ds")
+    return histories.join(changed, "user_id").where(later).select(*histories.columns)

@@ -28,6 +28,18 @@ def active_days(events: DataFrame) -> DataFrame:
     return events.select("user_id", F.col("ds").cast("timestamp").alias("event_timestamp")).distinct()
 
 
+def before_last_targets(events: DataFrame, target_types: Iterable[str], held_out: int) -> DataFrame:
+    """Each user's events before the `held_out` last of a target type; a user with fewer of them has none left."""
+    is_target = F.col("event_type").isin(*target_types)
+    newest_first = Window.partitionBy("user_id").orderBy(*(F.desc(name) for name in EVENT_ORDER))
+    targets_after = F.sum(is_target.cast("int")).over(newest_first.rowsBetween(Window.unboundedPreceding, -1))
+    return (
+        events.withColumn("targets_after", F.coalesce(targets_after, F.lit(0)))
+        .where(F.col("targets_after") >= held_out)
+        .drop("targets_after")
+    )
+
+
 def training_items(item_text: DataFrame) -> DataFrame:
     """Rows of the training set's items: item_index 0..N-1 in the order of item_id. `item_text` has one row per item."""
     # One task numbers all items: a catalogue fits, and the index must have no holes.

@@ -103,17 +103,45 @@ def in_days(time: Column, start: dt.date, end: dt.date) -> Column:
     return time.isNull() | (after & before)
 
 
-def check_events(mapped: DataFrame, event_types: Iterable[str], known_items: DataFrame) -> DataFrame:
-    """The outcome of every event. `known_items`: item_id, first_ds (the day from which the catalogue has the item).
+def raw_days(mapped: DataFrame, time: str, source: str, start: dt.date, end: dt.date) -> DataFrame:
+    """Rows of the table raw_days: what `map_columns` gave for the days start..end, by the day of the column `time`."""
+    content = F.xxhash64(F.to_json("given"), "kept").cast("decimal(20,0)")
+    return (
+        mapped.where(in_days(F.col(time), start, end) & F.col(time).isNotNull())
+        .groupBy(F.to_date(time).alias("ds"))
+        .agg(F.count(F.lit(1)).alias("rows"), F.sum(content).cast("string").alias("checksum"))
+        .select("ds", F.lit(source).alias("source"), "rows", "checksum")
+    )
+
+
+def known_items(catalogue: DataFrame) -> DataFrame:
+    """(item_id, first_ds): the day from which the catalogue has each item."""
+    return catalogue.groupBy("item_id").agg(F.min("ds").alias("first_ds"))
+
+
+def with_event_day(mapped: DataFrame, max_clock_skew_minutes: int) -> DataFrame:
+    """Adds `skewed` (boolean), whether an event claims to lie ahead of its arrival by more than the skew, and
+    `happened`, the time by which it belongs to a day: its own, but a skewed event's arrival.
+    """
+    latest = F.col("arrived_at") + F.make_dt_interval(mins=F.lit(max_clock_skew_minutes))
+    skewed = F.coalesce(F.col("event_time") > latest, F.lit(False))
+    return mapped.withColumns(
+        {"skewed": skewed, "happened": F.when(skewed, F.col("arrived_at")).otherwise(F.col("event_time"))}
+    )
+
+
+def check_events(mapped: DataFrame, event_types: Iterable[str], known: DataFrame) -> DataFrame:
+    """The outcome of every event that `with_event_day` gave. `known`: see `known_items`.
 
     Columns: those of the contract (event_seq filled with 0), ds, outcome, record (JSON, for refused rows only).
     """
     reason = F.coalesce(
         _refusal(RAW_EVENT),
+        F.when(F.col("skewed"), "event_time ahead of arrival"),
         F.when(~F.col("event_type").isin(*event_types), "unknown event_type"),
         F.when(F.col("first_ds").isNull() | (F.col("first_ds") > F.col("ds")), "unknown item"),
     )
-    dated = mapped.withColumn("ds", F.to_date("event_time")).join(known_items, "item_id", "left")
+    dated = mapped.withColumn("ds", F.to_date("happened")).join(known, "item_id", "left")
     judged = _judge(dated, reason, RAW_EVENT).withColumn("event_seq", F.coalesce("event_seq", F.lit(0)))
     same = Window.partitionBy(OUTCOME, "user_id", *EVENT_ORDER).orderBy(OUTCOME)
     return _mark(judged, F.row_number().over(same) > 1, DUPLICATE)

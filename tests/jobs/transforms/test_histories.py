@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.common.contracts import EVENTS, USER_HISTORY
-from jobs.transforms.histories import stale_histories, user_histories
+from jobs.transforms.histories import changed_events, stale_histories, user_histories
 
 MAX_ITEMS = 3
 FIRST = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
@@ -55,10 +55,13 @@ def expected(events: list[Event]) -> dict[tuple[str, dt.date], tuple[Any, ...]]:
         for day in {event[5] for event in own}:
             past = [event for event in own if event[5] <= day]
             newest = past[-MAX_ITEMS:]
+            times = [past[0][2], *(event[2] for event in past)]
+            gaps = [round((later - earlier).total_seconds()) for earlier, later in pairwise(times)]
             rows[user, day] = (
                 [event[1] for event in newest],
                 [event[3] for event in newest],
                 [f"{event[2]:%F %T}" for event in newest],
+                gaps[-MAX_ITEMS:],
                 len(past),
                 f"{day + dt.timedelta(days=1)} 00:00:00",
             )
@@ -104,6 +107,9 @@ def test_columns_are_those_of_the_table(spark: SparkSession) -> None:
 
 def test_late_and_vanished_events_make_later_rows_of_their_users_stale(spark: SparkSession) -> None:
     kept, vanished, late = (make_event(user, "a", 0, 1, "buy", 0) for user in ("kept", "vanished", "late"))
-    later = spark.createDataFrame([("kept",), ("vanished",), ("late",), ("other",)], "user_id string")
-    before, after = (spark.createDataFrame(rows, EVENTS) for rows in ([kept, vanished], [kept, late]))
-    assert sorted(row.user_id for row in stale_histories(later, before, after).collect()) == ["late", "vanished"]
+    days = [FIRST.date() + dt.timedelta(days=day) for day in (0, 2)]
+    rows = [(user, day) for user in ("kept", "vanished", "late", "other") for day in days]
+    histories = spark.createDataFrame(rows, "user_id string, ds date")
+    before, after = (spark.createDataFrame(events, EVENTS) for events in ([kept, vanished], [kept, late]))
+    stale = stale_histories(histories, changed_events(before, after)).collect()
+    assert sorted(map(tuple, stale)) == [(user, day) for user in ("late", "vanished") for day in days]

@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.common.contracts import EVENTS
-from jobs.transforms.training_set import active_days, day_sequences, training_items, windows
+from jobs.transforms.training_set import active_days, before_last_targets, day_sequences, training_items, windows
 
 DAY = dt.date(2020, 1, 2)
 MIDNIGHT = dt.datetime(2020, 1, 2, tzinfo=dt.UTC)
@@ -89,6 +89,17 @@ def test_context_then_events_in_order_without_unknown_items(spark: SparkSession)
         "old": [(0, True, False), (1, True, False), (1, False, False), (2, False, True)],
     }
     assert {user: row.context for user, row in rows.items()} == {"new": 0, "old": 2}
+
+
+def test_the_last_targets_and_all_behind_them_are_held_out(spark: SparkSession) -> None:
+    kinds = {"u": ["view", "buy", "view", "buy", "view", "buy", "view"], "v": ["buy", "view"], "w": ["view"]}
+    events = [
+        (user, f"i{hour}", MIDNIGHT + dt.timedelta(hours=hour), kind, 0, DAY)
+        for user, own in kinds.items()
+        for hour, kind in enumerate(own)
+    ]
+    kept = before_last_targets(spark.createDataFrame(events, EVENTS), ["buy"], held_out=2)
+    assert sorted((row.user_id, row.item_id) for row in kept.collect()) == [("u", "i0"), ("u", "i1"), ("u", "i2")]
 
 
 def test_moments_are_the_midnights_of_active_days(spark: SparkSession) -> None:

@@ -1,0 +1,23 @@
+"""HTML pages for people: self-contained, readable on a phone and on paper."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from matplotlib.figure import Figure
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of jobs/templates."""
+    environment = Environment(loader=PackageLoader("jobs"), autoescape=select_autoescape(default=True))
+    return environment.get_template(template).render(**values)
+
+
+def png(figure: Figure) -> str:
+    """A figure as base64, for the source of an <img>. The same figure gives the same text."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode()
