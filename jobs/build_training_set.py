@@ -24,7 +24,7 @@ from jobs.common.artefacts import store
 from jobs.common.code_version import code_version
 from jobs.common.contracts import daily_table
 from jobs.common.coverage import describe_days, require_days
-from jobs.common.feature_store import apply, open_store, register_views
+from jobs.common.feature_store import apply, import_ahead, open_store, register_views
 from jobs.common.settings import Settings, load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, Split, SplitOption, run
@@ -46,6 +46,7 @@ log = logging.getLogger("build_training_set")
 
 def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
+    import_ahead()
     with open_spark(settings, "build_training_set") as spark:
         build_training_set(spark, settings, ds.date(), split)
 

@@ -8,6 +8,7 @@ Writes  item_vectors/<encoder>/: appends (text_hash, vector); nothing when every
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Iterator
 
@@ -51,6 +52,10 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
     # The first step of both DAGs that build on the day's features: it must not go on with yesterday's.
     for name, step in (("item_text", "build_item_text"), ("user_history", "build_user_histories")):
         require_days(daily_table(settings, name), ds.date(), ds.date(), step)
+    made = [generation.manifest for generation in vectors_store(settings).complete()]
+    if any(item_text.was_read(one.parents.values(), dt.date.fromisoformat(one.key["ds"]), ds.date()) for one in made):
+        log.info("every item text has its vector: none is new")
+        return
     with open_spark(settings, "embed_item_text") as spark:
         texts = item_text.read(spark, None, ds.date()).select("text_hash", "text").dropDuplicates(["text_hash"])
         missing = texts.join(read_vectors(spark, settings), "text_hash", "left_anti").persist()

@@ -9,6 +9,7 @@ Writes  codebook_additions/<codebook>: appends (item, code); nothing when every 
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from typing import Annotated
 
@@ -42,6 +43,15 @@ def main(ds: Day, split: OptionalSplit = None, append: Append = False, settings_
     else:
         codebook = newest(settings, "codebook", split, "train_tokenizer")
     item_text = daily_table(settings, "item_text")
+    made = [
+        (additions.manifest.parents, additions.manifest.key["ds"])
+        for additions in additions_store(settings, codebook).complete()
+    ]
+    trained_on = by_identity(settings, codebook.manifest.parents["training_set"]).manifest
+    made.append((trained_on.parents, trained_on.key["to"]))
+    if any(item_text.was_read(parents.values(), dt.date.fromisoformat(until), ds.date()) for parents, until in made):
+        log.info("every item has its code in %s: none is new", codebook.identity)
+        return
     with open_spark(settings, "encode_items") as spark:
         known = spark.read.parquet(*code_files(settings, codebook))
         items = newest_per_key(item_text.read(spark, None, ds.date()), "item_id").join(known, "item_id", "left_anti")

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 
 from jobs.common.contracts import daily_table
 from jobs.common.coverage import describe_days, require_days
-from jobs.common.feature_store import apply, open_store, write_online
+from jobs.common.feature_store import apply, import_ahead, open_store, write_online
 from jobs.common.ledger import Lease
 from jobs.common.publishing import ledger_of
 from jobs.common.settings import Settings, load_settings
@@ -34,6 +34,7 @@ VIEWS = {"user_history": ("user_id", "build_user_histories"), "item_text": ("ite
 def main(ds: OptionalDay = None, start: FromDay = None, end: ToDay = None, settings_file: SettingsFile = None) -> None:
     days = day_range(ds, start, end)
     settings = load_settings(settings_file)
+    import_ahead()
     with ledger_of(settings).lease("materialize") as lease, open_spark(settings, "materialize") as spark:
         materialize(spark, settings, lease, *days)
 

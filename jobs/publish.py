@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.common.contracts import daily_table
+from jobs.common.feature_store import import_ahead
 from jobs.common.ledger import Lease, Ledger
 from jobs.common.publishing import (
     USERS_FIRST,
@@ -44,6 +45,7 @@ POPULARITY_LENGTH = 100
 def main(ds: Day, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
     ledger = ledger_of(settings)
+    import_ahead()
     with ledger.lease("publish") as lease, open_spark(settings, "publish") as spark:
         publish(spark, settings, ledger, lease, ds.date())
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import importlib
 import io
 import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -38,6 +40,11 @@ TRAINING_SERVICE = "training_v1"
 
 HISTORY_VIEWS = ("user_history", "item_text")
 """Feature views whose rows are those of the daily table of the same name."""
+
+
+def import_ahead() -> None:
+    """Import Feast in a thread, beside the start of Spark. Whoever needs it first waits for the rest."""
+    threading.Thread(target=importlib.import_module, args=("feast",), name="import feast", daemon=True).start()
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -8,7 +8,7 @@ half a day, and the order in which days were built does not matter.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from functools import reduce
 
 from pyspark.sql import DataFrame, Observation, SparkSession
@@ -100,6 +100,10 @@ class DailyTable:
             for generation, low, high in self.owners(start, end, among)
         ]
         return reduce(DataFrame.unionByName, parts, spark.createDataFrame([], self.schema))
+
+    def was_read(self, parents: Collection[str], until: dt.date, end: dt.date) -> bool:
+        """Whether what was made from `parents` (identities), of the days up to `until`, saw every row up to `end`."""
+        return until >= end and all(generation.identity in parents for generation, _, _ in self.owners(None, end))
 
     def parents(self, start: dt.date | None, end: dt.date) -> dict[str, str]:
         """For manifests: the generations that `read` with these days reads from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.build_user_histories import build_user_histories
+from jobs.common.artefacts import store
 from jobs.common.contracts import EVENTS, daily_table
 from jobs.common.settings import Settings
 from jobs.ingest import ingest
@@ -162,3 +164,37 @@ def test_stored_schema_is_the_contract(spark: SparkSession, settings: Settings) 
     write_events(settings, event("u", "a", at(D1)))
     stored = spark.read.parquet(ingest(spark, settings, D1, D1).path("rows"))
     assert stored.dtypes == [(field.name, field.dataType.simpleString()) for field in EVENTS]
+
+
+def test_a_day_of_unusual_volume_stops_at_the_gate(spark: SparkSession, settings: Settings) -> None:
+    quality = settings.quality.model_copy(update={"volume_days": 2, "max_volume_ratio": 3.0})
+    settings = settings.model_copy(update={"quality": quality})
+    write_catalogue(settings, film("a", at(D1)))
+    write_events(settings, *(event("u", "a", at(day, hour)) for day in (D1, D2) for hour in (1, 2)))
+    ingest(spark, settings, D1, D2)
+    write_events(settings, *(event("u", "a", at(D3, 1, minute)) for minute in range(7)), part="much")
+    with pytest.raises(ValueError, match=r"7 events, 3.50 times the mean of the 2 days before.*--accept-volume"):
+        ingest(spark, settings, D3, D3)
+    assert not daily_table(settings, "events").owners(D3, D3)
+    assert ingest(spark, settings, D3, D3, accept_volume=True).manifest.counts["events"] == 7
+    with pytest.raises(ValueError, match="0 events, 0[.]00 times the mean"):
+        ingest(spark, settings, D4, D4)
+
+
+def test_the_data_report_counts_shows_and_names_nobody(spark: SparkSession, settings: Settings) -> None:
+    write_catalogue(settings, film("a", at(D1)), film("b", at(D1), title=None))
+    refused = [event("somebody", "a", at(D2, hour), "return") for hour in range(5)]
+    write_events(settings, event("u", "a", at(D1)), event("u", "a", at(D2)), *refused)
+    ingest(spark, settings, D1, D1)
+    ingest(spark, settings, D2, D2)
+    report = store(settings, "data_report").latest()
+    assert report is not None
+    content = json.loads(Path(report.path("report.json")).read_text())
+    assert content["volumes"] == {"2020-01-01": 1, "2020-01-02": 1}
+    assert content["outcomes"]["events"]["events"] == 1
+    (rule,) = content["refused"]
+    assert (rule["source"], rule["reason"], rule["rows"]) == ("events", "unknown event_type", 5)
+    assert [json.loads(example)["event_type"] for example in rule["examples"]] == ["return"] * 3
+    page = Path(report.path("report.html")).read_text()
+    assert "unknown event_type (5)" in page
+    assert "somebody" not in page + json.dumps(content)

@@ -14,7 +14,15 @@ from tests.jobs.conftest import DAY, NEXT_DAY, OnlineLake, utc
 def write_day(lake: OnlineLake, day: dt.date, items: dict[str, list[str]], titles: dict[str, str]) -> None:
     end = utc(day + dt.timedelta(days=1))
     histories = [
-        (user, item_ids, ["buy"] * len(item_ids), [utc(day, 3)] * len(item_ids), len(item_ids), end)
+        (
+            user,
+            item_ids,
+            ["buy"] * len(item_ids),
+            [utc(day, 3)] * len(item_ids),
+            [0] * len(item_ids),
+            len(item_ids),
+            end,
+        )
         for user, item_ids in items.items()
     ]
     lake.write("user_history", day, histories)
@@ -27,7 +35,7 @@ def run(lake: OnlineLake, start: dt.date, end: dt.date) -> None:
 
 
 def history(lake: OnlineLake, user_id: str) -> dict[str, Any]:
-    names = ["item_ids", "event_types", "event_times", "events_total"]
+    names = ["item_ids", "event_types", "event_times", "seconds_since_previous", "events_total"]
     return lake.features([f"user_history:{name}" for name in names], user_id=user_id)
 
 
@@ -43,6 +51,7 @@ def test_online_stands_the_newest_row_whatever_is_built_when(online_lake: Online
         "item_ids": ["i1", "i2"],
         "event_types": ["buy", "buy"],
         "event_times": [utc(DAY, 3), utc(DAY, 3)],
+        "seconds_since_previous": [0, 0],
         "events_total": 2,
     }
     assert history(online_lake, "nobody")["item_ids"] is None

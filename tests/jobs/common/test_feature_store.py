@@ -52,7 +52,7 @@ def test_views_hold_the_days_up_to_one(spark: SparkSession, settings: Settings) 
     table = daily_table(settings, "user_history")
     for day in (DAY, DAY + dt.timedelta(days=1)):
         end = dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), tzinfo=dt.UTC)
-        rows = [("ann", ["i1"], ["buy"], [end], 1, end, day)]
+        rows = [("ann", ["i1"], ["buy"], [end], [0], 1, end, day)]
         table.write(spark.createDataFrame(rows, table.schema), day, day, Manifest())
     register_views(spark, settings, DAY)
     assert [row.ds for row in spark.table("user_history").select("ds").collect()] == [DAY]

@@ -66,3 +66,22 @@ def test_checksum_follows_rows_not_their_order(spark: SparkSession, table: Daily
     other = table.write(spark.createDataFrame(rows[1:], table.schema), DAY[0], DAY[0], Manifest()).manifest
     assert first.checksums == second.checksums != other.checksums
     assert first.counts == {"rows": 50}
+
+
+def test_as_it_was_among_the_generations_of_then(spark: SparkSession, table: DailyTable) -> None:
+    then = [write(spark, table, 1, *DAY[:3])]
+    write(spark, table, 2, DAY[1])
+    assert {row.ds.day: row.value for row in table.read(spark, None, DAY[6], then).collect()} == {1: 1, 2: 1, 3: 1}
+    assert [owner.identity for owner, _, _ in table.owners(None, DAY[6], then)] == then
+
+
+def test_what_was_read_stays_so_until_a_day_is_written(spark: SparkSession, table: DailyTable) -> None:
+    write(spark, table, 1, *DAY[:4])
+    read = list(table.parents(None, DAY[2]).values())
+    assert table.was_read(read, until=DAY[2], end=DAY[1])
+    assert not table.was_read(read, until=DAY[2], end=DAY[3]), "the generation goes on behind what was read of it"
+    write(spark, table, 2, DAY[5])
+    assert table.was_read(read, until=DAY[6], end=DAY[4])
+    assert not table.was_read(read, until=DAY[6], end=DAY[5])
+    write(spark, table, 3, DAY[0])
+    assert not table.was_read(read, until=DAY[2], end=DAY[2])

@@ -12,10 +12,18 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.common.contracts import RAW_CATALOGUE, RAW_EVENT
-from jobs.transforms.validate import Source, check_catalogue, check_events, in_days, map_columns, quarantined
+from jobs.transforms.validate import (
+    Source,
+    check_catalogue,
+    check_events,
+    in_days,
+    map_columns,
+    quarantined,
+    with_event_day,
+)
 
 D1, D2 = dt.date(2020, 1, 1), dt.date(2020, 1, 2)
-RAW = "who string, item_id string, at string, event_type string, event_seq string, price double"
+RAW = "who string, item_id string, at string, event_type string, event_seq string, price double, arrived_at string"
 MAPPING = {"user_id": "who", "event_time": "at"}
 
 
@@ -44,6 +52,7 @@ def checked(spark: SparkSession) -> DataFrame:
         "event_type": "buy",
         "event_seq": "1",
         "price": 1.0,
+        "arrived_at": None,
     }
     rows = [
         good,
@@ -61,16 +70,18 @@ def checked(spark: SparkSession) -> DataFrame:
         good | {"price": -1.0},
         good | {"event_seq": None, "price": 13.0},
         good | {"event_seq": "0", "price": 14.0},
+        good | {"at": "2020-01-02 12:00:00", "arrived_at": "2020-01-01 10:00:00", "price": 15.0},
+        good | {"at": "2020-01-01 10:59:00", "arrived_at": "2020-01-01 10:00:00", "price": 16.0},
     ]
     known = spark.createDataFrame([("i", D1), ("tomorrow's", D2)], "item_id string, first_ds date")
     mapped = map_columns(spark.createDataFrame(rows, RAW), events_source(keep="price > 0"))
-    return check_events(mapped, ["buy", "view"], known).persist()
+    return check_events(with_event_day(mapped, 60), ["buy", "view"], known).persist()
 
 
 def test_every_event_has_its_outcome(checked: DataFrame) -> None:
     outcomes = Counter(row.outcome for row in checked.select("outcome").collect())
     assert outcomes == {
-        "valid": 2,
+        "valid": 3,
         "duplicate": 2,  # the same event again; a sequence number of null and one of 0
         "filtered": 1,
         "null user_id": 2,
@@ -80,6 +91,7 @@ def test_every_event_has_its_outcome(checked: DataFrame) -> None:
         "null event_type": 1,
         "unparsable event_seq": 1,
         "unknown item": 2,
+        "event_time ahead of arrival": 1,
     }
 
 
@@ -96,6 +108,7 @@ def test_quarantine_keeps_the_raw_row_and_its_day(checked: DataFrame) -> None:
         9.0: "unparsable event_seq",
         10.0: "unknown item",
         11.0: "unknown item",
+        15.0: "event_time ahead of arrival",
     }
     assert json.loads(rows[5.0].record) == {
         "who": "u",
@@ -104,8 +117,10 @@ def test_quarantine_keeps_the_raw_row_and_its_day(checked: DataFrame) -> None:
         "event_type": "buy",
         "event_seq": "1",
         "price": 5.0,
+        "arrived_at": None,
     }
     assert rows[2.0].ds == D1
+    assert rows[15.0].ds == D1, "an event ahead of its arrival stands under the day on which it arrived"
     assert rows[5.0].ds == D2, "a row without a time stands under the last day of the run"
     assert {row.source for row in rows.values()} == {"events"}
 
