@@ -27,6 +27,14 @@ def spark() -> Iterator[Any]:
         yield session
 
 
+@pytest.fixture(scope="session")
+def shop(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A whole lake, made by the whole chain: see tests/shop.py. Tests leave its raw data and its live model alone."""
+    from tests.shop import build_shop
+
+    return build_shop(tmp_path_factory.mktemp("shop"))
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return settings_on(tmp_path)

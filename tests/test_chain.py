@@ -1,18 +1,13 @@
-"""The whole chain on a small shop, step by step in this process; then every step again, killed once on the way."""
+"""The whole chain on a small shop; then steps again, killed once on the way, or on a cluster."""
 
 from __future__ import annotations
 
-import datetime as dt
-import importlib
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,154 +15,8 @@ from pyspark.sql import SparkSession
 
 from jobs.common.artefacts import live_model, store
 from jobs.common.contracts import daily_table
-from jobs.common.feature_store import read_online
-from jobs.common.settings import Settings, load_settings
-from jobs.common.step import Split
 from model.generation import Generation, GenerationStore
-from tests.jobs.raw_data import event, film, write_catalogue, write_events
-
-REPO = Path(__file__).parents[1]
-USERS, ITEMS, DAYS = 30, 40, 20
-FIRST = dt.datetime(2020, 1, 1)
-LAST = FIRST + dt.timedelta(days=DAYS - 1)
-TOP_K = 5
-
-SETTINGS = f"""
-lake_uri = "{{lake}}"
-[input]
-events_uri = "{{lake}}/raw/events"
-catalogue_uri = "{{lake}}/raw/catalogue"
-[event_types.buy]
-[event_types.view]
-target = false
-masks_seen = false
-[feast]
-repo = "{REPO / "feature_repo"}"
-[spark]
-master = "local[2]"
-shuffle_partitions = 2
-[promotion]
-rule = "always"
-holdout_days = 4
-max_targets_per_user = 2
-[publishing]
-valid_for_days = 36500
-[model]
-history_items = 6
-window_items = 12
-[model.text_encoder]
-max_tokens = 16
-[model.behaviour]
-dim = 16
-epochs = 1
-[model.tokenizer]
-codes_per_level = 8
-input_dim = 8
-[model.backbone]
-hidden_size = 32
-layers = 1
-heads = 2
-intermediate_size = 32
-text_vocabulary = 300
-[model.finetune]
-epochs = 2
-text_batch_size = 4
-[model.decoding]
-beam_width = 8
-top_k = {TOP_K}
-"""
-
-
-@dataclass(frozen=True)
-class Step:
-    name: str
-    writes: str
-    """The store whose newest generation is what the step made."""
-    options: dict[str, Any]
-
-    def run(self, settings_file: str) -> None:
-        importlib.import_module(f"jobs.{self.name}").main(**self.options, settings_file=settings_file)
-
-    def command(self, settings_file: str) -> list[str]:
-        names = {"start": "--from", "end": "--to"}
-        arguments = [sys.executable, "-m", f"jobs.{self.name}", "--settings", settings_file]
-        for name, value in self.options.items():
-            text = value.date().isoformat() if isinstance(value, dt.datetime) else str(value)
-            arguments += [names.get(name, f"--{name}")] + ([] if value is True else [text])
-        return arguments
-
-
-def _train(split: Split) -> list[Step]:
-    """What a split's steps write: the codebook has a code for each item already under `all`, so nothing is added."""
-    steps = ("build_training_set", "training_set"), ("train_behaviour", "behaviour"), ("train_tokenizer", "codebook")
-    options = {"ds": LAST, "split": split}
-    return [
-        *(Step(name, f"{writes}/{split}", options) for name, writes in steps),
-        Step("encode_items", f"codebook_additions/codebook-{split}-000001", options),
-        Step("finetune", f"model/{split}", options),
-    ]
-
-
-DAY = {"ds": LAST}
-PAST = {"start": FIRST, "end": LAST}
-CHAIN = [
-    Step("ingest", "events", PAST),
-    Step("build_user_histories", "user_history", PAST),
-    Step("build_item_text", "item_text", PAST),
-    Step("materialize", "", PAST),
-    Step("embed_item_text", "", DAY),
-    *_train(Split.temporal),
-    Step("evaluate", "evaluation", DAY),
-    *_train(Split.all),
-    Step("promote", "promotion", DAY),
-    Step("encode_items", "", {"ds": LAST, "append": True}),
-    Step("recommend", "recommendations", DAY),
-    Step("publish", "publications", DAY),
-    Step("report", "report", DAY),
-]
-
-
-def _write_raw(settings: Settings) -> None:
-    """Everybody walks along the catalogue at a step of their own; the last items come to be in the hold-out only."""
-
-    def moment(day: int) -> dt.datetime:
-        return FIRST.replace(tzinfo=dt.UTC) + dt.timedelta(days=day, hours=9)
-
-    released = [DAYS - 3 if item >= ITEMS - 4 else 0 for item in range(ITEMS)]
-    items = [film(f"i{item:02}", moment(released[item]), f"Title number {item}") for item in range(ITEMS)]
-    visits = [(user, day, (user * 7 + day * (1 + user % 3)) % ITEMS) for user in range(USERS) for day in range(DAYS)]
-    visits = [visit for visit in visits if visit[0] % 4 != visit[1] % 4 and released[visit[2]] <= visit[1]]
-    kinds = ("view", "buy", "buy")
-    events = [event(f"u{u:02}", f"i{item:02}", moment(day), kinds[(u + day) % 3]) for u, day, item in visits]
-    write_catalogue(settings, *items)
-    write_events(settings, *events)
-
-
-@dataclass(frozen=True)
-class Shop:
-    settings_file: str
-    settings: Settings
-
-    def newest(self, writes: str) -> Generation:
-        generation = store(self.settings, writes).latest()
-        assert generation is not None, writes
-        return generation
-
-    def online(self) -> list[dict[str, Any]]:
-        return read_online(self.settings, [f"u{user:02}" for user in range(USERS)] + ["nobody"])
-
-
-@pytest.fixture(scope="module")
-def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """The chain has run once, undisturbed."""
-    lake = tmp_path_factory.mktemp("shop")
-    file = lake / "settings.toml"
-    file.write_text(SETTINGS.format(lake=lake))
-    shop = Shop(str(file), load_settings(str(file)))
-    _write_raw(shop.settings)
-    for step in CHAIN:
-        step.run(shop.settings_file)
-    return shop
+from tests.shop import CHAIN, LAST, REPO, TOP_K, USERS, Shop, Step
 
 
 def test_every_user_reads_k_valid_unseen_items(shop: Shop, spark: SparkSession) -> None:

@@ -19,6 +19,7 @@ def events_source(settings: Input) -> Source:
         settings.event_columns,
         "input.event_columns",
         settings.event_filter,
+        "input.event_filter",
     )
 
 
@@ -29,6 +30,8 @@ def catalogue_source(settings: Input) -> Source:
         RAW_CATALOGUE,
         settings.catalogue_columns,
         "input.catalogue_columns",
+        settings.catalogue_filter,
+        "input.catalogue_filter",
     )
 
 

@@ -44,10 +44,13 @@ class Input(Strict):
     options: dict[str, str] = {}
     """Options of Spark's reader, e.g. {header = "true"} for CSV."""
     event_columns: dict[str, str] = {}
-    """Contract column -> SQL expression over the raw columns, e.g. {user_id = "CustomerID"}; absent = same name."""
+    """Contract column -> SQL expression over the raw columns, e.g. {user_id = "CustomerID"}; absent = same name. Use
+    try_cast and try_to_timestamp: what they cannot read goes to quarantine, what cast cannot read stops the job."""
     catalogue_columns: dict[str, str] = {}
     event_filter: str = "true"
     """SQL condition on raw rows; the others are no events (price adjustments, say) and are left out, counted."""
+    catalogue_filter: str = "true"
+    """SQL condition on raw rows; the others describe no item (a log's remarks, say) and are left out, counted."""
 
 
 class Quality(Strict):

@@ -40,6 +40,8 @@ class Source:
     """The setting that holds `expressions`."""
     keep: str = "true"
     """SQL condition on raw rows; the others are left out."""
+    keep_setting: str = ""
+    """The setting that holds `keep`."""
 
 
 def map_columns(raw: DataFrame, source: Source) -> DataFrame:
@@ -62,7 +64,7 @@ def map_columns(raw: DataFrame, source: Source) -> DataFrame:
     for field in source.contract:
         cast, setting = fields[field.name].try_cast(field.dataType), f"{source.columns_setting}.{field.name}"
         _check_type(raw, cast, setting, source.expressions.get(field.name, field.name), source)
-    _check_type(raw, kept, "input.event_filter", source.keep, source)
+    _check_type(raw, kept, source.keep_setting, source.keep, source)
     return raw.select(
         F.struct("*").alias("raw"),
         F.struct(*(column.alias(name) for name, column in fields.items())).alias("given"),

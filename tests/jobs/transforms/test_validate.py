@@ -34,6 +34,7 @@ def events_source(**changes: Any) -> Source:
         "contract": RAW_EVENT,
         "expressions": MAPPING,
         "columns_setting": "input.event_columns",
+        "keep_setting": "input.event_filter",
     }
     return Source(**fields | changes)
 

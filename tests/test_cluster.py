@@ -1,0 +1,90 @@
+"""The steps on a real cluster, Spark's standalone master with two workers, make the rows that local[2] made."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyspark
+import pytest
+
+from tests.shop import CHAIN, REPO, Shop, Step
+
+SPARK_HOME = Path(pyspark.__file__).parent
+ON_A_CLUSTER = ("ingest", "build_user_histories", "build_item_text", "recommend")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_for(log: Path, pattern: str) -> None:
+    deadline = time.monotonic() + 60
+    while not (log.exists() and re.search(pattern, log.read_text())):
+        assert time.monotonic() < deadline, f"{pattern!r} is not in {log}"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A standalone master with two workers of one core each, all from the pyspark package."""
+    logs = tmp_path_factory.mktemp("cluster")
+    port = _free_port()
+    uri = f"spark://127.0.0.1:{port}"
+    deploy = "org.apache.spark.deploy"
+    env = os.environ | {
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_WORKER_DIR": str(logs / "work"),
+        "SPARK_DAEMON_MEMORY": "256m",
+        "PYSPARK_PYTHON": sys.executable,
+    }
+    commands = {
+        "master": [f"{deploy}.master.Master", "--host", "127.0.0.1", "--port", f"{port}", "--webui-port", "0"],
+        **{
+            f"worker-{n}": [f"{deploy}.worker.Worker", "--cores", "1", "--memory", "1g", "--webui-port", "0", uri]
+            for n in (1, 2)
+        },
+    }
+    processes = []
+    try:
+        for name, arguments in commands.items():
+            log = logs / f"{name}.log"
+            with log.open("w") as output:
+                command = [str(SPARK_HOME / "bin" / "spark-class"), *arguments]
+                processes.append(subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT))
+            _wait_for(log, "I have been elected leader" if name == "master" else "Successfully registered with master")
+        yield uri
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(timeout=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [step for step in CHAIN if step.name in ON_A_CLUSTER], ids=lambda step: step.name)
+def test_a_cluster_gives_the_same_rows(shop: Shop, master: str, step: Step) -> None:
+    before = shop.newest(step.writes)
+    env = os.environ | {
+        "PRECOG_SPARK__MASTER": master,
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "PYSPARK_PYTHON": sys.executable,
+        "PYTHONPATH": str(REPO),  # on a real cluster: the wheel, by --py-files
+    }
+    done = subprocess.run(
+        step.command(shop.settings_file), cwd=REPO, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = shop.newest(step.writes)
+    assert after.attempt > before.attempt
+    assert after.manifest.checksums == before.manifest.checksums
+    assert after.manifest.counts == before.manifest.counts
