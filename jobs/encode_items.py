@@ -25,8 +25,10 @@ from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, Split, run
 from jobs.transforms.snapshot import newest_per_key
 from model.data.files import load_tensors
-from model.generation import Manifest
+from model.generation import Manifest, sha256
 from model.tokenizer.train import append_codes, write_item_codes
+
+ITEMS_FILE = "items.parquet"
 
 log = logging.getLogger("encode_items")
 
@@ -69,13 +71,14 @@ def main(ds: Day, split: OptionalSplit = None, append: Append = False, settings_
         taken_ML = known.select(*(f"code_{level}" for level in levels)).toPandas().to_numpy(np.int64)
     item_ids, text_hashes = new["item_id"].to_list(), new["text_hash"].to_list()
     codes_NL = append_codes(codebook.uri, item_ids, text_NE, taken_ML)
-    write_item_codes(draft.path("items.parquet"), item_ids, text_hashes, codes_NL, first_index)
+    write_item_codes(draft.path(ITEMS_FILE), item_ids, text_hashes, codes_NL, first_index)
     draft.commit(
         Manifest(
             key={"ds": ds.date().isoformat()},
             counts={"items": len(new)},
             parents={"codebook": codebook.identity, **item_text.parents(None, ds.date())},
             code_version=code_version(),
+            checksums={ITEMS_FILE: sha256(draft.path(ITEMS_FILE))},
         )
     )
     log.info("gave codes to %d new items in %s", len(new), codebook.identity)

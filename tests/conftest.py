@@ -12,6 +12,14 @@ import pytest
 from jobs.common.settings import Settings
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kill-every-step",
+        action="store_true",
+        help="Kill every step once, not one of each kind (minutes).",
+    )
+
+
 @pytest.fixture(scope="session")
 def spark() -> Iterator[Any]:
     from jobs.cli.sample_airflow import NO_GENERATED_CODE, QUICK_JVM

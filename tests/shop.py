@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import importlib
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,10 @@ class Step:
     """The store whose newest generation is what the step made."""
     options: dict[str, Any]
 
+    @property
+    def label(self) -> str:
+        return " ".join([self.name, *(str(value) for name, value in self.options.items() if name == "split")])
+
     def run(self, settings_file: str) -> None:
         importlib.import_module(f"jobs.{self.name}").main(**self.options, settings_file=settings_file)
 
@@ -137,6 +142,8 @@ def _write_raw(settings: Settings) -> None:
 class Shop:
     settings_file: str
     settings: Settings
+    seconds: dict[str, float]
+    """How long each step took, by its label."""
 
     def newest(self, writes: str) -> Generation:
         generation = store(self.settings, writes).latest()
@@ -151,8 +158,10 @@ def build_shop(lake: Path) -> Shop:
     """The chain has run once, undisturbed."""
     file = lake / "settings.toml"
     file.write_text(SETTINGS.format(lake=lake))
-    shop = Shop(str(file), load_settings(str(file)))
+    shop = Shop(str(file), load_settings(str(file)), {})
     _write_raw(shop.settings)
     for step in CHAIN:
+        started = time.monotonic()
         step.run(shop.settings_file)
+        shop.seconds[step.label] = time.monotonic() - started
     return shop
