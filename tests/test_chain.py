@@ -106,6 +106,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.mark.slow
 def test_a_killed_step_run_again_makes_the_same(shop: Shop, killed: str) -> None:
     step = next(step for step in CHAIN if step.label == killed)
+    if step.name == "evaluate":  # now that a model is live, it judges that one beside
+        step.run(shop.settings_file)
     before = _state(shop)
     if step.name == "embed_item_text":  # a text that has its vector is not embedded again
         shutil.rmtree(vectors_store(shop.settings).uri)
