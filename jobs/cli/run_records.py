@@ -51,14 +51,14 @@ def fingerprint(settings: Settings, command: Iterable[str], reads: Iterable[str]
     return digest(
         {
             "command": list(command),
-            "inputs": {name: _identities(settings, name, until) for name in reads},
+            "inputs": {name: _states(settings, name, until) for name in reads},
             "settings": settings.model_dump(mode="json"),
             "code": [code_version(), *(sha256(str(path)) for path in definitions)],
         }
     )
 
 
-def _identities(settings: Settings, name: str, until: dt.date) -> list[str]:
+def _states(settings: Settings, name: str, until: dt.date) -> list[str]:
     if name == RAW:
         return [
             sha256(file) for uri in (settings.input.events_uri, settings.input.catalogue_uri) for file in _files(uri)
@@ -66,8 +66,9 @@ def _identities(settings: Settings, name: str, until: dt.date) -> list[str]:
     if name == LIVE_MODEL:
         model = store(settings, "model", "all").current()
         return [model.identity] if model else []
+    # By content: a day that was built again, with the same rows, changes nothing for who reads it.
     return [
-        f"{generation.identity} {generation.manifest.checksums} {first}..{last}"
+        f"{generation.manifest.checksums} {first}..{last}"
         for generation, first, last in daily_table(settings, name).owners(None, until)
     ]
 
