@@ -43,7 +43,7 @@ def main(ds: Day, split: OptionalSplit = None, append: Append = False, settings_
     if split is None:
         codebook = by_identity(settings, live_model(settings).manifest.parents["codebook"])
     else:
-        codebook = newest(settings, "codebook", split, "train_tokenizer")
+        codebook = newest(settings, "codebook", split, ds.date(), "train_tokenizer")
     item_text = daily_table(settings, "item_text")
     made = [
         (additions.manifest.parents, additions.manifest.key["ds"])

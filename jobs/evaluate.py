@@ -43,7 +43,7 @@ def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFi
     settings = load_settings(settings_file)
     if split is not Split.temporal:
         raise ValueError("Only a model of --split temporal has held-out days to be judged on.")
-    models = {"challenger": newest(settings, "model", split, "finetune")}
+    models = {"challenger": newest(settings, "model", split, ds.date(), "finetune")}
     champion = promotions.champion_twin(settings)
     if champion is not None:
         models["champion"] = champion

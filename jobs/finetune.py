@@ -17,8 +17,8 @@ from jobs.common.step import Day, SettingsFile, SplitOption, run
 
 def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
-    training_set = newest(settings, "training_set", split, "build_training_set")
-    codebook = descendant(settings, "codebook", split, training_set, "train_tokenizer")
+    training_set = newest(settings, "training_set", split, ds.date(), "build_training_set")
+    codebook = descendant(settings, "codebook", split, ds.date(), training_set, "train_tokenizer")
     draft = store(settings, "model", split).begin()
     request = {
         "config": settings.model_json(),

@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from jobs.common.code_version import code_version
 from jobs.common.contracts import EVENTS, daily_table
 from jobs.common.coverage import ONE_DAY, describe_days
-from jobs.common.data_report import check_volume, volumes_before, write_data_report
+from jobs.common.data_report import STALE, check_volume, volumes_before, write_data_report
 from jobs.common.raw_input import catalogue_source, events_source, fingerprint, read_raw_catalogue, read_raw_events
 from jobs.common.settings import Settings, load_settings
 from jobs.common.spark import open_spark
@@ -99,7 +99,7 @@ def ingest(
     before = volumes_before(spark, settings, start)
     if start == end and not accept_volume:
         check_volume(settings.quality, before, start, counts["events"])
-    counts["stale histories"] = report_stale_histories(spark, settings, valid, start, end)
+    counts[STALE] = report_stale_histories(spark, settings, valid, start, end)
     manifest = replace(manifest, counts=counts, parents={**manifest.parents, **catalogue.parents(None, end)})
     generation = daily_table(settings, "events").write(valid, start, end, manifest, "ds", "user_id", "event_time")
 

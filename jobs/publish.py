@@ -52,11 +52,11 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
 
 def publish(spark: SparkSession, settings: Settings, ledger: Ledger, lease: Lease, day: dt.date) -> None:
     """Raises ValueError with every reason when the gate is shut; nothing is published then."""
+    source = _recommendations(settings, day)
     newest = ledger.newest_interval_end()
     if newest is not None and interval_end(day) < newest:
         log.info("%s is older than what is online (up to %s): a backfill does not publish", day, newest.date())
         return
-    source = _recommendations(settings, day)
     codebook = source.manifest.parents["codebook"]
     lists = daily_table(settings, "recommendations").read(spark, day, day)
     catalogue = current_catalogue(spark, settings, day).select("item_id", "available").persist()
@@ -95,7 +95,7 @@ def _recommendations(settings: Settings, day: dt.date) -> Generation:
     owners = daily_table(settings, "recommendations").owners(day, day)
     if not owners:
         raise ValueError(
-            f"There are no recommendations of {day} in {settings.lake_uri}. Run jobs.recommend --ds {day}."
+            f"There are no recommendations of {day} in {settings.lake_uri}. Run python -m jobs.recommend --ds {day}."
         )
     return owners[0][0]
 

@@ -130,7 +130,7 @@ def _plot_codebook(health: dict[str, Any]) -> str:
         heights = [level[figure_name] for level in health["levels"]]
         axes.bar([level + offset for level in levels], heights, 0.4, label=label)
     axes.set(xticks=list(levels), xticklabels=[f"level {level + 1}" for level in levels])
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=2)
     return png(figure)
 
 

@@ -1,11 +1,13 @@
 """Hide items from everything that apps read, at once: a publish of one row, while users' lists stay as they are.
 
-The items stay hidden through later publishes, until the catalogue itself says that they are not available.
+The items stay hidden through later publishes and roll-backs, until --undo, or until the catalogue itself says that they
+are not available.
 
 Reads   publications: the newest; catalogue; the publish ledger
 Writes  publications: a new one without lists; then the feature view catalogue_state
 
     python -m jobs.retract_items --item-id 2571 --item-id 480
+    python -m jobs.retract_items --item-id 480 --undo
 """
 
 from __future__ import annotations
@@ -36,29 +38,41 @@ from jobs.common.step import SettingsFile, run
 from jobs.transforms.publication import repaired_state
 
 ItemIds = Annotated[list[str], typer.Option("--item-id", help="The item to hide; give it several times for several.")]
+Undo = Annotated[bool, typer.Option("--undo", help="Show the items again instead of hiding them.")]
 
 
-def main(item_ids: ItemIds, settings_file: SettingsFile = None) -> None:
+def main(item_ids: ItemIds, undo: Undo = False, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
     ledger = ledger_of(settings)
     with ledger.lease("retract_items") as lease, open_spark(settings, "retract_items") as spark:
-        retract(spark, settings, ledger, lease, item_ids)
+        retract(spark, settings, ledger, lease, item_ids, undo=undo)
 
 
-def retract(spark: SparkSession, settings: Settings, ledger: Ledger, lease: Lease, item_ids: Sequence[str]) -> None:
-    """Raises ValueError for items that the catalogue does not know, and before the first publish."""
+def retract(
+    spark: SparkSession,
+    settings: Settings,
+    ledger: Ledger,
+    lease: Lease,
+    item_ids: Sequence[str],
+    *,
+    undo: bool = False,
+) -> None:
+    """Hide the items, or with `undo` show them again.
+
+    Raises ValueError for items that the catalogue does not know, and before the first publish.
+    """
     newest = ledger.newest_interval_end()
     last = newest_publication(ledger)
     if newest is None or last is None:
         raise ValueError("Nothing was published yet, so there is nothing to retract from. Run jobs.publish first.")
     _require_known(spark, settings, item_ids)
+    hidden = set(retracted_items(spark, last))
+    hidden = hidden - set(item_ids) if undo else hidden | set(item_ids)
     begun, draft = ledger.begin(lease, "retract", newest)
     state = spark.read.parquet(last.path("catalogue_state"))
     publication = Publication(
         users=None,
-        catalogue_state=repaired_state(
-            state, sorted({*retracted_items(spark, last), *item_ids}), stamp_of(begun, settings)
-        ),
+        catalogue_state=repaired_state(state, sorted(hidden), stamp_of(begun, settings)),
         manifest=replace(
             last.manifest,
             key=last.manifest.key | {"kind": "retract"},

@@ -17,7 +17,7 @@ from jobs.common.step import Day, SettingsFile, SplitOption, run
 
 def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
-    training_set = newest(settings, "training_set", split, "build_training_set")
+    training_set = newest(settings, "training_set", split, ds.date(), "build_training_set")
     draft = store(settings, "behaviour", split).begin()
     request = {
         "config": settings.model_json(),

@@ -18,8 +18,8 @@ from model.tokenizer.train import train_tokenizer
 
 def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
-    training_set = newest(settings, "training_set", split, "build_training_set")
-    behaviour = descendant(settings, "behaviour", split, training_set, "train_behaviour")
+    training_set = newest(settings, "training_set", split, ds.date(), "build_training_set")
+    behaviour = descendant(settings, "behaviour", split, ds.date(), training_set, "train_behaviour")
     draft = store(settings, "codebook", split).begin()
     with open_spark(settings, "train_tokenizer") as spark:
         items = spark.read.parquet(training_set.path("items"))

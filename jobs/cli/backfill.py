@@ -48,6 +48,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the days; build no
 
 
 def main(start: FromDay = None, end: ToDay = None, dry_run: DryRun = False, settings_file: SettingsFile = None) -> None:
+    if start is None or end is None:
+        raise ValueError("Give --from DAY and --to DAY.")
     days = day_range(None, start, end)
     settings = load_settings(settings_file)
     console = Console(highlight=False)
@@ -78,6 +80,8 @@ def _show(console: Console, todo_of_steps: dict[str, freshness.Todo]) -> None:
     for name, todo in todo_of_steps.items():
         table.add_row(name, _cell(todo.missing), _cell(todo.stale))
     console.print(table)
+    if not any(todo.days for todo in todo_of_steps.values()):
+        console.print("Nothing is missing or stale.")
 
 
 def _cell(days: freshness.Days) -> str:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 
 import typer
 
@@ -44,4 +45,5 @@ if __name__ == "__main__":
     try:
         app()
     except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

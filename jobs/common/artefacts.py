@@ -17,12 +17,17 @@ def store(settings: Settings, *parts: str) -> GenerationStore:
     return GenerationStore(settings.lake_uri, "/".join(parts))
 
 
-def newest(settings: Settings, name: str, split: str, step: str) -> Generation:
-    """The newest finished generation of a training artefact. ValueError that names the step to run first."""
+def newest(settings: Settings, name: str, split: str, day: dt.date, step: str) -> Generation:
+    """The newest finished generation of a training artefact, which must be of the day.
+
+    ValueError that names the step to run first.
+    """
     generation = store(settings, name, split).latest()
-    if generation is None:
+    if generation is None or generation.manifest.key["ds"] != day.isoformat():
+        found = f" (the newest is of {generation.manifest.key['ds']})" if generation else ""
         raise ValueError(
-            f"There is no {name} for split {split} in {settings.lake_uri}. Run jobs.{step} --split {split}."
+            f"There is no {name} of {day} for split {split} in {settings.lake_uri}{found}. "
+            f"Run: python -m jobs.{step} --ds {day} --split {split}"
         )
     return generation
 
@@ -52,16 +57,18 @@ def code_files(settings: Settings, codebook: Generation) -> list[str]:
     return [generation.path("items.parquet") for generation in (codebook, *additions)]
 
 
-def descendant(settings: Settings, name: str, split: str, training_set: Generation, step: str) -> Generation:
+def descendant(
+    settings: Settings, name: str, split: str, day: dt.date, training_set: Generation, step: str
+) -> Generation:
     """The newest generation of a training artefact, which must come from that training set.
 
     ValueError when it does not: an old artefact must not slip in behind a step that failed.
     """
-    generation = newest(settings, name, split, step)
+    generation = newest(settings, name, split, day, step)
     if generation.manifest.parents["training_set"] != training_set.identity:
         raise ValueError(
             f"{generation.identity} was made from {generation.manifest.parents['training_set']}, but the newest is "
-            f"{training_set.identity}. Run jobs.{step} --split {split} first."
+            f"{training_set.identity}. Run: python -m jobs.{step} --ds {day} --split {split}"
         )
     return generation
 

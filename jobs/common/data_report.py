@@ -25,6 +25,8 @@ from model.generation import Manifest, write_atomically
 
 SHOWN_DAYS = 28
 EXAMPLES = 3
+STALE = "stale histories"
+"""Among an ingest's counts: no outcome of raw rows, but of what they change."""
 
 Volumes = dict[dt.date, int]
 
@@ -78,6 +80,12 @@ def _without_user(record: str, user_expression: str) -> str:
     return json.dumps({name: value for name, value in json.loads(record).items() if name.lower() not in named})
 
 
+def with_empty_days(volumes: Volumes, start: dt.date, end: dt.date) -> Volumes:
+    """The volumes, in order, with 0 for each of the newest SHOWN_DAYS days of start..end that has no event."""
+    days = (end - n * ONE_DAY for n in range(min(SHOWN_DAYS, (end - start).days + 1)))
+    return dict(sorted((dict.fromkeys(days, 0) | volumes).items()))
+
+
 def write_data_report(
     spark: SparkSession,
     settings: Settings,
@@ -87,13 +95,14 @@ def write_data_report(
     volumes: Volumes,
 ) -> None:
     """Write the report of the days start..end. `outcomes`: source -> outcome -> rows."""
+    volumes = with_empty_days(volumes, start, end)
     user_expression = settings.input.event_columns.get("user_id", "user_id")
     refused = refused_by_rule(daily_table(settings, "quarantine").read(spark, start, end), user_expression)
     content = {
         "from": start.isoformat(),
         "to": end.isoformat(),
         "outcomes": outcomes,
-        "volumes": {day.isoformat(): count for day, count in sorted(volumes.items())},
+        "volumes": {day.isoformat(): count for day, count in volumes.items()},
         "refused": refused,
     }
     events, items = outcomes["events"], outcomes["catalogue"]
@@ -107,10 +116,13 @@ def write_data_report(
             "rows refused": sum(rule["rows"] for rule in refused),
             "duplicates left out": events.get("duplicate", 0),
         },
-        volume_plot=png(_plot(dict(sorted(volumes.items())[-SHOWN_DAYS:]), start)),
-        outcomes=outcomes,
+        volume_plot=png(_plot(dict(list(volumes.items())[-SHOWN_DAYS:]), start)),
+        outcomes={
+            source: {outcome: rows for outcome, rows in counts.items() if outcome != STALE}
+            for source, counts in outcomes.items()
+        },
         refused=refused,
-        stale=events["stale histories"],
+        stale=events[STALE],
     )
     draft = store(settings, "data_report").begin()
     write_atomically(draft.path("report.json"), json.dumps(content, indent=2, ensure_ascii=False).encode())
@@ -122,7 +134,7 @@ def _plot(volumes: Volumes, start: dt.date) -> Figure:
     figure = Figure(figsize=(8, 2.4), layout="constrained")
     axes = figure.subplots()
     colours = ["tab:blue" if day >= start else "lightgrey" for day in volumes]
-    axes.bar([f"{day:%m-%d}" for day in volumes], list(volumes.values()), color=colours)
+    axes.bar([day.isoformat() for day in volumes], list(volumes.values()), color=colours)
     axes.set(ylabel="events")
     axes.tick_params(axis="x", rotation=90)
     return figure

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -189,6 +190,12 @@ def load_settings(file: str | None = None) -> Settings:
 
     try:
         return FromFile()  # type: ignore[call-arg]  # the fields come from the file
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"Settings file {path} is no TOML: {error}.") from None
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or '(whole file)'}: {e['msg']}" for e in error.errors()]
+        lines = [
+            f"  {'.'.join(map(str, e['loc'])) or '(whole file)'}: "
+            + ("there is no such setting" if e["type"] == "extra_forbidden" else e["msg"])
+            for e in error.errors()
+        ]
         raise ValueError("\n".join([f"Settings file {path} has {len(lines)} error(s):", *lines])) from None

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Annotated
 
-import click
 import typer
 
 Day = Annotated[
@@ -74,7 +73,7 @@ def interval_end(day: dt.date) -> dt.datetime:
 def run(main: Callable[..., None]) -> None:
     """Run a step as a command: exit 0, or print the user's mistake (ValueError) without a trace and exit 2."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
-    for noisy in ("py4j", "faiss", "TorchDistributor"):
+    for noisy in ("py4j", "faiss", "matplotlib", "torch", "TorchDistributor"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # PySpark logs a page of JSON beside each AnalysisException, which we raise again in words.
     for noisy in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
@@ -83,11 +82,11 @@ def run(main: Callable[..., None]) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     try:
-        app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        raise SystemExit(error.exit_code) from None
+        app()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
-    logging.getLogger("step").info("finished in %.1f s", time.monotonic() - started)
+    except SystemExit as end:  # how typer ends, a mistake on the command line (2) as well as a finished step (0)
+        if end.code == 0 and "--help" not in sys.argv:
+            logging.getLogger("step").info("finished in %.1f s", time.monotonic() - started)
+        raise

@@ -39,7 +39,8 @@ class Comparison:
     p_value: float
 
     def __str__(self) -> str:
-        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}], p = {self.p_value:.4f}"
+        p = f"p = {self.p_value:.3f}" if self.p_value >= 0.001 else "p < 0.001"
+        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}], {p}"
 
     @property
     def better(self) -> bool:

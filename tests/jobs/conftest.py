@@ -102,9 +102,9 @@ class OnlineLake:
         with self.ledger.lease("rollback") as lease:
             rollback(self.spark, self.settings, self.ledger, lease, find_target(self.ledger, number))
 
-    def retract(self, *item_ids: str) -> None:
+    def retract(self, *item_ids: str, undo: bool = False) -> None:
         with self.ledger.lease("retract_items") as lease:
-            retract(self.spark, self.settings, self.ledger, lease, item_ids)
+            retract(self.spark, self.settings, self.ledger, lease, item_ids, undo=undo)
 
     def features(self, names: list[str], **key: str) -> dict[str, Any]:
         """Stored features, as Feast serves them by name."""

@@ -26,3 +26,5 @@ def test_an_item_is_hidden_everywhere_until_the_catalogue_takes_it_back(shop: On
     shop.publish(NEXT_DAY)
     assert shop.shown("ann") == (["i2"], "model")
     assert retracted_items(shop.spark, newest_publication(shop.ledger)) == ["i1"]
+    shop.retract("i1", undo=True)
+    assert shop.shown("ann") == (["i1", "i2"], "model")
