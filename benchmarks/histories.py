@@ -92,10 +92,10 @@ def rebuild_by_duckdb(settings: Settings) -> None:
             f"""
             COPY (
                 SELECT user_id, ds, events_total,
-                    list_transform(newest, e -> e.item_id) AS item_ids,
-                    list_transform(newest, e -> e.event_type) AS event_types,
-                    list_transform(newest, e -> e.event_time) AS event_times,
-                    list_transform(newest, e -> e.gap) AS seconds_since_previous
+                    list_transform(newest, lambda e: e.item_id) AS item_ids,
+                    list_transform(newest, lambda e: e.event_type) AS event_types,
+                    list_transform(newest, lambda e: e.event_time) AS event_times,
+                    list_transform(newest, lambda e: e.gap) AS seconds_since_previous
                 FROM (
                     SELECT user_id, ds, events_total, next_ds,
                         list(event) OVER (PARTITION BY user_id ORDER BY events_total
