@@ -17,7 +17,8 @@ import pytest
 from tests.shop import CHAIN, REPO, Shop, Step
 
 SPARK_HOME = Path(pyspark.__file__).parent
-ON_A_CLUSTER = ("ingest", "build_user_histories", "build_item_text", "recommend")
+ON_A_CLUSTER = ("build_user_histories", "recommend")
+"""One that is Spark alone, and one whose work is done by Python workers with our code and a model."""
 
 
 def _free_port() -> int:
