@@ -29,7 +29,7 @@ def sent_to_driver(step: Step, settings_file: str, log: Path) -> int:
     env = os.environ | {"SPARK_SUBMIT_OPTS": f"{os.environ.get('SPARK_SUBMIT_OPTS', '')} {listening}"}
     done = subprocess.run(step.command(settings_file), cwd=REPO, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    events = (json.loads(line) for file in log.iterdir() for line in file.read_text().splitlines())
+    events = (json.loads(line) for file in log.glob("[!.]*") for line in file.read_text().splitlines())
     results = [one["Task Metrics"]["Result Size"] for one in events if one["Event"] == "SparkListenerTaskEnd"]
     assert results, "the event log holds no task"
     return sum(results)

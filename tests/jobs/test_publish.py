@@ -158,5 +158,5 @@ def test_a_second_writer_waits_then_gives_up(shop: OnlineLake) -> None:
 
 @SQLITE
 def test_a_day_without_recommendations_is_the_callers_mistake(shop: OnlineLake) -> None:
-    with pytest.raises(ValueError, match=r"Run jobs\.recommend --ds 2024-05-01"):
+    with pytest.raises(ValueError, match=r"Run python -m jobs\.recommend --ds 2024-05-01"):
         shop.publish(DAY)
