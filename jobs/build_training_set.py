@@ -17,7 +17,7 @@ import logging
 import math
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.common.artefacts import store
@@ -67,12 +67,14 @@ def build_training_set(spark: SparkSession, settings: Settings, ds: dt.date, spl
     targets = sorted(name for name, kind in settings.event_types.items() if kind.target)
     if split is Split.leave_one_out:
         events = before_last_targets(events, targets, HELD_OUT)
-    histories = point_in_time_histories(spark, settings, active_days(events), last_day)
+    leaks = Observation()
+    histories = watch_for_leaks(point_in_time_histories(spark, settings, active_days(events), last_day), leaks)
     items = training_items(newest_per_key(tables["item_text"].read(spark, None, last_day), "item_id"))
 
     entries = day_sequences(events, histories, items, targets, model.history_items)
     sequences = windows(entries, model.history_items, model.window_items).persist()
     counts = sequence_counts(sequences)
+    refuse_leaks(leaks)
     if counts["sequences"] == 0:
         raise ValueError(
             f"No event of a target type ({', '.join(targets)}) on {describe_days(first_day, last_day)}: nothing to "
@@ -128,16 +130,36 @@ def point_in_time_histories(
     """Feast's point-in-time join: `moments` (user_id, event_timestamp), each with the history known by then.
 
     A history row is known from the end of its day, so 00:00 of a day sees the earlier days' events and no others.
-    Adds item_ids, null for a user without a history.
+    Adds item_ids and event_times, null for a user without a history.
     """
     apply(settings)
     register_views(spark, settings, last_day)
     key = settings.feast.user_key
     feast: Any = open_store(settings)  # its annotations know neither Spark's DataFrame nor its offline store's job
     moments = moments.withColumnRenamed("user_id", key)
-    job = feast.get_historical_features(entity_df=moments, features=["user_history:item_ids"])
+    job = feast.get_historical_features(
+        entity_df=moments, features=["user_history:item_ids", "user_history:event_times"]
+    )
     histories: DataFrame = job.to_spark_df()
     return histories.withColumnRenamed(key, "user_id")
+
+
+def watch_for_leaks(histories: DataFrame, leaks: Observation) -> DataFrame:
+    """Count the histories that hold an event from their moment on or later: a model would learn to copy its targets."""
+    leaky = F.array_max("event_times") >= F.col("event_timestamp")
+    first = F.min(F.when(leaky, F.col("event_timestamp").cast("date")))
+    return histories.observe(leaks, F.count_if(leaky).alias("rows"), first.alias("first"))
+
+
+def refuse_leaks(leaks: Observation) -> None:
+    """ValueError when `watch_for_leaks` counted any; call it after an action on those histories."""
+    if leaks.get["rows"]:
+        first = leaks.get["first"]
+        raise ValueError(
+            f"{leaks.get['rows']} histories hold events from after the moment at which they claim to be known, the "
+            f"first at {first} 00:00. An event_timestamp in user_history must be the end of its day. Rebuild what is wrong: "
+            f"python -m jobs.build_user_histories --from {first - dt.timedelta(days=1)} --to {first}"
+        )
 
 
 def sequence_counts(sequences: DataFrame) -> dict[str, int]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib
+import re
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from jobs.common.artefacts import store
-from jobs.common.feature_store import read_online
+from jobs.common.feature_store import open_store, read_online
 from jobs.common.settings import Settings, load_settings
 from jobs.common.step import Split
-from model.generation import Generation
+from model.generation import MANIFEST, Generation, Manifest
 from tests.jobs.raw_data import event, film, write_catalogue, write_events
 
 REPO = Path(__file__).parents[1]
@@ -153,6 +156,22 @@ class Shop:
     def online(self) -> list[dict[str, Any]]:
         return read_online(self.settings, [f"u{user:02}" for user in range(USERS)] + ["nobody"])
 
+    def lists(self) -> list[tuple[Any, ...]]:
+        """What an app shows, user by user."""
+        return [(row["item_ids"], row["scores"], row["source"]) for row in self.online()]
+
+    def features(self) -> list[dict[str, Any]]:
+        """What else stands online of every user and item."""
+        store = open_store(self.settings)
+        asked = {
+            "user_id": (["user_history:item_ids", "user_history:events_total"], [f"u{n:02}" for n in range(USERS)]),
+            "item_id": (["item_text:text_hash", "item_codes:codes"], [f"i{n:02}" for n in range(ITEMS)]),
+        }
+        return [
+            store.get_online_features(features, [{key: one} for one in ids]).to_dict()
+            for key, (features, ids) in asked.items()
+        ]
+
 
 def build_shop(lake: Path) -> Shop:
     """The chain has run once, undisturbed."""
@@ -165,3 +184,21 @@ def build_shop(lake: Path) -> Shop:
         step.run(shop.settings_file)
         shop.seconds[step.label] = time.monotonic() - started
     return shop
+
+
+def lake_state(shop: Shop) -> dict[str, Any]:
+    """What the lake holds, without the numbers of attempts and publishes, and what apps read."""
+    lake = Path(shop.settings.lake_uri)
+    state: dict[str, Any] = {}
+    for file in sorted(lake.rglob(MANIFEST)):
+        *store, _, _ = file.relative_to(lake).parts
+        manifest = Manifest.from_json(file.read_text())
+        name = re.sub(r"-\d{6}$", "", "/".join(store))  # codes are added under the attempt of their codebook
+        if name not in ("publications", "promotion", "report", "data_report"):
+            state[f"{name} {manifest.key}"] = manifest.counts, manifest.checksums
+    publication = shop.newest("publications")
+    for name in publication.manifest.checksums:
+        rows = pq.read_table(publication.path(name)).drop_columns(["event_timestamp"]).to_pylist()
+        state[name] = sorted(repr({k: v for k, v in row.items() if not k.endswith("_version")}) for row in rows)
+    state["lists"], state["features"] = shop.lists(), shop.features()
+    return state

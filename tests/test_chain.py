@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
 from jobs.common.artefacts import additions_store, live_model, store
 from jobs.common.contracts import daily_table
 from jobs.common.item_vectors import vectors_store
-from model.generation import MANIFEST, Manifest
-from tests.shop import CHAIN, LAST, REPO, TOP_K, USERS, Shop, Step
+from tests.shop import CHAIN, LAST, REPO, TOP_K, USERS, Shop, Step, lake_state
 
 
 def test_every_user_reads_k_valid_unseen_items(shop: Shop, spark: SparkSession) -> None:
@@ -72,24 +68,6 @@ def _kill(step: Step, shop: Shop) -> None:
     process.wait()
 
 
-def _state(shop: Shop) -> dict[str, Any]:
-    """What the lake holds, without the numbers of attempts and publishes, and what apps read."""
-    lake = Path(shop.settings.lake_uri)
-    state: dict[str, Any] = {}
-    for file in sorted(lake.rglob(MANIFEST)):
-        *store, _, _ = file.relative_to(lake).parts
-        manifest = Manifest.from_json(file.read_text())
-        name = re.sub(r"-\d{6}$", "", "/".join(store))  # codes are added under the attempt of their codebook
-        if name not in ("publications", "promotion", "report", "data_report"):
-            state[f"{name} {manifest.key}"] = manifest.counts, manifest.checksums
-    publication = shop.newest("publications")
-    for name in publication.manifest.checksums:
-        rows = pq.read_table(publication.path(name)).drop_columns(["event_timestamp"]).to_pylist()
-        state[name] = sorted(repr({k: v for k, v in row.items() if not k.endswith("_version")}) for row in rows)
-    state["online"] = [(row["item_ids"], row["scores"], row["source"]) for row in shop.online()]
-    return state
-
-
 # One of each kind of writer: a daily table, a training artefact, a model's files, lists, what goes online.
 ONE_OF_EACH_KIND = ("build_user_histories", "train_tokenizer all", "finetune all", "recommend", "publish")
 NOTHING_TO_WRITE = ("encode_items all", "encode_items")
@@ -108,11 +86,11 @@ def test_a_killed_step_run_again_makes_the_same(shop: Shop, killed: str) -> None
     step = next(step for step in CHAIN if step.label == killed)
     if step.name == "evaluate":  # now that a model is live, it judges that one beside
         step.run(shop.settings_file)
-    before = _state(shop)
+    before = lake_state(shop)
     if step.name == "embed_item_text":  # a text that has its vector is not embedded again
         shutil.rmtree(vectors_store(shop.settings).uri)
     if killed == "encode_items temporal":
         shutil.rmtree(additions_store(shop.settings, shop.newest("codebook/temporal")).uri, ignore_errors=True)
     _kill(step, shop)
     step.run(shop.settings_file)
-    assert _state(shop) == before
+    assert lake_state(shop) == before

@@ -17,14 +17,14 @@ from pyspark.sql import functions as F
 
 from jobs.build_item_text import text_settings
 from jobs.build_user_histories import history_settings
-from jobs.common.contracts import daily_table
+from jobs.common.contracts import EVENTS, daily_table
 from jobs.common.coverage import ONE_DAY, missing_days
 from jobs.common.raw_input import read_raw_catalogue, read_raw_events
 from jobs.common.settings import Settings
 from jobs.common.tables import DailyTable
-from jobs.ingest import ingest_settings, raw_state
+from jobs.ingest import ingest_settings, known_by, raw_state
 from jobs.transforms.histories import changed_events, stale_histories
-from jobs.transforms.validate import in_days, known_items
+from jobs.transforms.validate import OUTCOME, VALID, check_events, in_days, known_items
 from model.generation import Generation
 
 Days = set[dt.date]
@@ -74,8 +74,11 @@ def ingest_todo(spark: SparkSession, settings: Settings, start: dt.date, end: dt
         recorded = set(built.manifest.parents.values())
         then_known = known_items(catalogue.read(spark, None, last, recorded))
         items = _difference(then_known, known_items(catalogue.read(spark, None, last))).select("item_id").distinct()
-        of_range = raw_events.where(in_days(F.col("happened"), first, last))
-        return changed | _days_of(of_range.join(items, "item_id").select(F.to_date("happened").alias("ds")))
+        of_range = raw_events.where(in_days(F.col("happened"), first, last)).join(items, "item_id", "left_semi")
+        checked = check_events(of_range, settings.event_types, known_by(spark, settings, last))
+        valid = checked.where(F.col(OUTCOME) == VALID).select(*EVENTS.fieldNames())
+        written = events.read(spark, first, last).join(items, "item_id", "left_semi")
+        return changed | _days_of(_difference(written, valid))
 
     return _todo(events, start, end, ingest_settings(settings), stale)
 

@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 import fsspec
 
+from jobs.common.step import TryAgainError
 from model.generation import Draft, Generation, GenerationStore, create_exclusively, write_atomically
 
 log = logging.getLogger("ledger")
@@ -40,7 +41,7 @@ RENEWALS_PER_LEASE = 4
 """A live writer shows itself so many times within the span after which a silent one is taken for dead."""
 
 
-class LeaseHeldError(ValueError):
+class LeaseHeldError(TryAgainError):
     """Another writer is at work."""
 
 

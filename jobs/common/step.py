@@ -70,6 +70,14 @@ def interval_end(day: dt.date) -> dt.datetime:
     return dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), tzinfo=dt.UTC)
 
 
+class TryAgainError(RuntimeError):
+    """Nothing is wrong, but not now: somebody else is at work."""
+
+
+MISTAKE, TRY_AGAIN = 2, 75
+"""Exit codes. 75 is what sysexits.h calls EX_TEMPFAIL; Airflow tries such a task again, and not one that ended with 2."""
+
+
 def run(main: Callable[..., None]) -> None:
     """Run a step as a command: exit 0, or print the user's mistake (ValueError) without a trace and exit 2."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
@@ -83,9 +91,9 @@ def run(main: Callable[..., None]) -> None:
     app.command()(main)
     try:
         app()
-    except ValueError as error:
+    except (ValueError, TryAgainError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+        raise SystemExit(TRY_AGAIN if isinstance(error, TryAgainError) else MISTAKE) from None
     except SystemExit as end:  # how typer ends, a mistake on the command line (2) as well as a finished step (0)
         if end.code == 0 and "--help" not in sys.argv:
             logging.getLogger("step").info("finished in %.1f s", time.monotonic() - started)

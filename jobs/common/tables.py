@@ -8,7 +8,7 @@ half a day, and the order in which days were built does not matter.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container
 from functools import reduce
 
 from pyspark.sql import DataFrame, Observation, SparkSession
@@ -33,6 +33,12 @@ def write_rows(
     ordered = observed.sortWithinPartitions(*sort) if sort else observed
     ordered.write.options(**(options or {})).parquet(draft.path(name))
     return int(observation.get["rows"]), f"sum(xxhash64):{observation.get['checksum'] or 0}"
+
+
+def _days(generation: Generation) -> tuple[dt.date, dt.date]:
+    """The first and the last day that a generation of a daily table covers."""
+    key = generation.manifest.key
+    return dt.date.fromisoformat(key["from"]), dt.date.fromisoformat(key["to"])
 
 
 class DailyTable:
@@ -71,7 +77,7 @@ class DailyTable:
         for generation in reversed(self.store.complete()):
             if among is not None and generation.identity not in among:
                 continue
-            first, last = (dt.date.fromisoformat(generation.manifest.key[side]) for side in ("from", "to"))
+            first, last = _days(generation)
             rest = []
             for low, high in free:
                 inner_low, inner_high = max(low, first), min(high, last)
@@ -93,13 +99,20 @@ class DailyTable:
 
         `among`: see `owners`.
         """
-        parts: Iterable[DataFrame] = [
-            spark.read.schema(self.schema)
-            .parquet(generation.path("rows"))
-            .where(F.col(DAY_COLUMN).between(F.lit(low), F.lit(high)))
-            for generation, low, high in self.owners(start, end, among)
-        ]
-        return reduce(DataFrame.unionByName, parts, spark.createDataFrame([], self.schema))
+        whole, parts = [], []
+        for generation, low, high in self.owners(start, end, among):
+            path = generation.path("rows")
+            if (low, high) == _days(generation):
+                whole.append(path)
+            else:
+                in_days = F.col(DAY_COLUMN).between(F.lit(low), F.lit(high))
+                parts.append(spark.read.schema(self.schema).parquet(path).where(in_days))
+        # One scan for all that are read whole: a plan with one for each would grow by every day that was ever built.
+        if whole or not parts:
+            parts.append(
+                spark.read.schema(self.schema).parquet(*whole) if whole else spark.createDataFrame([], self.schema)
+            )
+        return reduce(DataFrame.unionByName, parts)
 
     def was_read(self, parents: Collection[str], until: dt.date, end: dt.date) -> bool:
         """Whether what was made from `parents` (identities), of the days up to `until`, saw every row up to `end`."""

@@ -9,6 +9,9 @@ from pyspark.sql import functions as F
 
 from jobs.common.contracts import EVENT_ORDER
 
+HASHES = 2**22
+"""How many different hashes of users `of_users` may hand to every machine: tens of megabytes at most."""
+
 
 def user_histories(events: DataFrame, start: dt.date, end: dt.date, max_items: int) -> DataFrame:
     """Rows of the table user_history for the days start..end, both included.
@@ -18,8 +21,7 @@ def user_histories(events: DataFrame, start: dt.date, end: dt.date, max_items: i
     one and the block before, so the cost follows events and rows, and no value outgrows two blocks.
     """
     in_range = F.col("ds").between(F.lit(start), F.lit(end))
-    active = events.where(in_range).select("user_id").distinct()
-    past = events.where(F.col("ds") <= F.lit(end)).join(active, "user_id", "left_semi")
+    past = of_users(events.where(F.col("ds") <= F.lit(end)), events.where(in_range).select("user_id"))
 
     ordered = Window.partitionBy("user_id").orderBy(*EVENT_ORDER)
     gap = F.unix_timestamp("event_time") - F.unix_timestamp(F.lag("event_time").over(ordered))
@@ -56,6 +58,18 @@ def user_histories(events: DataFrame, start: dt.date, end: dt.date, max_items: i
         F.date_add("ds", 1).cast("timestamp").alias("event_timestamp"),
         "ds",
     )
+
+
+def of_users(rows: DataFrame, users: DataFrame) -> DataFrame:
+    """The rows whose user_id is among `users`, in one pass over `rows` that shuffles little else.
+
+    Where rows are read, those of other users are sorted out by a hash of the user. Its values go to every machine: they
+    have a bound, and users have none. Who shares a hash by chance is sorted out after that.
+    """
+    number = F.pmod(F.xxhash64("user_id"), F.lit(HASHES))
+    numbers = users.select(number.alias("number")).distinct()
+    likely = rows.withColumn("number", number).join(F.broadcast(numbers), "number", "left_semi").drop("number")
+    return likely.join(users.distinct(), "user_id", "left_semi")
 
 
 def changed_events(before: DataFrame, after: DataFrame) -> DataFrame:

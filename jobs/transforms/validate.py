@@ -117,8 +117,15 @@ def raw_days(mapped: DataFrame, time: str, source: str, start: dt.date, end: dt.
 
 
 def known_items(catalogue: DataFrame) -> DataFrame:
-    """(item_id, first_ds): the day from which the catalogue has each item."""
+    """(item_id, first_ds): the day from which the catalogue has each item. `catalogue`: item_id, ds."""
     return catalogue.groupBy("item_id").agg(F.min("ds").alias("first_ds"))
+
+
+def acceptable_items(mapped: DataFrame) -> DataFrame:
+    """(item_id, ds) of the raw catalogue rows that are not refused."""
+    return mapped.where(F.col("kept") & _catalogue_refusal().isNull()).select(
+        "item_id", F.to_date("updated_at").alias("ds")
+    )
 
 
 def with_event_day(mapped: DataFrame, max_clock_skew_minutes: int) -> DataFrame:
@@ -154,13 +161,9 @@ def check_catalogue(mapped: DataFrame) -> DataFrame:
 
     Columns: those of the contract (categories without nulls), ds, outcome, record (JSON, for refused rows only).
     """
-    reason = F.coalesce(
-        F.when(clean(F.col("title")) == "", "null title"),  # nothing left once the HTML is gone
-        _refusal(RAW_CATALOGUE),
-    )
     categories = F.coalesce(F.filter("categories", lambda name: name.isNotNull()), F.array().cast("array<string>"))
     dated = mapped.withColumn("ds", F.to_date("updated_at"))
-    judged = _judge(dated, reason, RAW_CATALOGUE).withColumn("categories", categories)
+    judged = _judge(dated, _catalogue_refusal(), RAW_CATALOGUE).withColumn("categories", categories)
     order = [F.desc(name) for name in ("updated_at", "title", "description", "categories", "available")]
     newest = Window.partitionBy(OUTCOME, "item_id", "ds").orderBy(*order)
     return _mark(judged, F.row_number().over(newest) > 1, SUPERSEDED)
@@ -188,6 +191,11 @@ def _refusal(contract: StructType) -> Column:
         return F.when(column.isNull(), f"unparsable {field.name}")
 
     return F.coalesce(*(mistake(field) for field in contract))
+
+
+def _catalogue_refusal() -> Column:
+    nameless = F.when(clean(F.col("title")) == "", "null title")  # nothing left once the HTML is gone
+    return F.coalesce(nameless, _refusal(RAW_CATALOGUE))
 
 
 def _judge(mapped: DataFrame, reason: Column, contract: StructType) -> DataFrame:

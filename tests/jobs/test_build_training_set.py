@@ -10,14 +10,17 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from jobs.build_item_text import build_item_text
 from jobs.build_training_set import FILES, build_training_set
 from jobs.build_user_histories import build_user_histories
+from jobs.common.artefacts import store
+from jobs.common.contracts import daily_table
 from jobs.common.settings import Settings
 from jobs.common.step import Split
 from jobs.ingest import ingest
-from model.generation import Generation
+from model.generation import Generation, Manifest
 from tests.jobs.raw_data import D1, D2, D3, D4, at, event, film, write_catalogue, write_events
 
 REPO = Path(__file__).parents[2] / "feature_repo"
@@ -152,6 +155,19 @@ def test_events_of_the_future_change_no_row_of_the_past(lake: Lake, everything: 
         Window("u", "2020-01-03", ["d", "late"], ["e"]),
         Window("u", "2020-01-04", ["late", "e"], ["e"]),
     ]
+
+
+def test_a_planted_leak_is_caught(lake: Lake) -> None:
+    """A history that claims to be known a day too early, at 00:00 of the very day whose events it holds."""
+    table = daily_table(lake.settings, "user_history")
+    honest = table.read(lake.spark, D2, D2).persist()
+    early = honest.withColumn("event_timestamp", F.col("event_timestamp") - F.expr("INTERVAL 1 DAY"))
+    table.write(early, D2, D2, Manifest())
+    trained = len(store(lake.settings, "training_set", Split.all).complete())
+    with pytest.raises(ValueError, match=r"1 histories hold events from after the moment.* first at 2020-01-02"):
+        lake.build(D3)
+    assert len(store(lake.settings, "training_set", Split.all).complete()) == trained
+    table.write(honest, D2, D2, Manifest())
 
 
 def test_missing_days_are_named_with_the_command(lake: Lake) -> None:

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from jobs.common.step import TryAgainError, run
+
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -29,3 +31,16 @@ def test_a_mistake_is_told_without_a_trace(arguments: list[str], words: list[str
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr
+
+
+def test_what_may_come_right_by_itself_has_an_exit_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        raise TryAgainError("publish is writing online")
+
+    monkeypatch.setattr(sys, "argv", ["materialize"])
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    assert end.value.code == 75, "Airflow retries it: only 2 says that it is of no use"
+    assert "error: publish is writing online" in capsys.readouterr().err

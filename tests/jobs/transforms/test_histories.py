@@ -8,18 +8,22 @@ from functools import reduce
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.common.contracts import EVENTS, USER_HISTORY
-from jobs.transforms.histories import changed_events, stale_histories, user_histories
+from jobs.common.contracts import EVENTS, RAW_EVENT, USER_HISTORY
+from jobs.transforms import histories
+from jobs.transforms.histories import changed_events, of_users, stale_histories, user_histories
+from jobs.transforms.validate import OUTCOME, VALID, Source, check_events, map_columns, with_event_day
 
 MAX_ITEMS = 3
 FIRST = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 DAYS = 4
 
+ITEMS, KINDS = ["a", "b", "c"], ["buy", "view"]
 Event = tuple[str, str, dt.datetime, str, int, dt.date]
 
 
@@ -28,26 +32,29 @@ def make_event(user: str, item: str, day: int, hour: int, kind: str, seq: int) -
     return user, item, time, kind, seq, time.date()
 
 
-# Few values each, so that ties in time are common.
+def day(number: int) -> dt.date:
+    return FIRST.date() + dt.timedelta(days=number)
+
+
+# Few values each, so that ties in time and duplicates are common.
 events_of_days = st.lists(
     st.builds(
         make_event,
         st.sampled_from(["u", "v", "w"]),
-        st.sampled_from(["a", "b", "c"]),
+        st.sampled_from(ITEMS),
         st.integers(0, DAYS - 1),
         st.sampled_from([0, 12, 23]),
-        st.sampled_from(["buy", "view"]),
+        st.sampled_from(KINDS),
         st.integers(0, 1),
     ),
     max_size=40,
-    unique=True,
 )
 cuts = st.sets(st.integers(1, DAYS - 1))
 
 
 def expected(events: list[Event]) -> dict[tuple[str, dt.date], tuple[Any, ...]]:
     by_user = defaultdict(list)
-    for event in events:
+    for event in set(events):
         by_user[event[0]].append(event)
     rows = {}
     for user, own in by_user.items():
@@ -81,21 +88,38 @@ def collected(histories: DataFrame) -> dict[tuple[str, dt.date], tuple[Any, ...]
     return found
 
 
+def ingested(spark: SparkSession, events: list[Event]) -> DataFrame:
+    """The events as ingest would take them, duplicates dropped."""
+    raw = spark.createDataFrame([event[:5] for event in events], EVENTS[:5])
+    source = Source("raw", "events_uri", RAW_EVENT, {}, "event_columns")
+    known = spark.createDataFrame([(item, FIRST.date()) for item in ITEMS], "item_id string, first_ds date")
+    checked = check_events(with_event_day(map_columns(raw, source), 0), KINDS, known)
+    return checked.where(F.col(OUTCOME) == VALID).select(*EVENTS.fieldNames())
+
+
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(events=events_of_days, cuts=cuts, order=st.randoms(use_true_random=False))
+@given(events=events_of_days, late=st.sets(st.integers(0, 39)), cuts=cuts, order=st.randoms(use_true_random=False))
 def test_any_builds_in_any_order_equal_the_reference(
-    spark: SparkSession, events: list[Event], cuts: set[int], order: Any
+    spark: SparkSession, events: list[Event], late: set[int], cuts: set[int], order: Any
 ) -> None:
+    """Days are built in any order and grouping; then late events arrive, and what they made stale is built again."""
+    on_time = [event for place, event in enumerate(events) if place not in late]
     order.shuffle(events)
-    stream = spark.createDataFrame(events, EVENTS)
+    before, after = (ingested(spark, stream).persist() for stream in (on_time, events))
     bounds = [0, *sorted(cuts), DAYS]
-    ranges = [
-        (FIRST.date() + dt.timedelta(days=start), FIRST.date() + dt.timedelta(days=end - 1))
-        for start, end in pairwise(bounds)
-    ]
+    ranges = [(day(start), day(end - 1)) for start, end in pairwise(bounds)]
     order.shuffle(ranges)
-    built = [user_histories(stream, start, end, MAX_ITEMS) for start, end in ranges]
-    assert collected(reduce(DataFrame.unionByName, built)) == expected(events)
+    built = [user_histories(before, start, end, MAX_ITEMS) for start, end in ranges]
+    histories = reduce(DataFrame.unionByName, built).persist()
+    assert collected(histories) == expected(on_time)
+
+    changed = changed_events(before, after)
+    stale = stale_histories(histories, changed).select("ds").union(changed.select(F.col("first_ds").alias("ds")))
+    again = [row.ds for row in stale.distinct().collect()]
+    order.shuffle(again)
+    rebuilt = [user_histories(after, one, one, MAX_ITEMS) for one in again]
+    repaired = reduce(DataFrame.unionByName, [histories.where(~F.col("ds").isin(again)), *rebuilt])
+    assert collected(repaired) == expected(events)
 
 
 def test_columns_are_those_of_the_table(spark: SparkSession) -> None:
@@ -113,3 +137,13 @@ def test_late_and_vanished_events_make_later_rows_of_their_users_stale(spark: Sp
     before, after = (spark.createDataFrame(events, EVENTS) for events in ([kept, vanished], [kept, late]))
     stale = stale_histories(histories, changed_events(before, after)).collect()
     assert sorted(map(tuple, stale)) == [(user, day) for user in ("late", "vanished") for day in days]
+
+
+def test_rows_of_users_are_found_whether_or_not_hashes_collide(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = spark.createDataFrame([(f"u{n}", n) for n in range(60)], "user_id string, n int")
+    users = spark.createDataFrame([("u3",), ("u3",), ("u44",), ("nobody",)], "user_id string")
+    for hashes in (histories.HASHES, 2):
+        monkeypatch.setattr(histories, "HASHES", hashes)
+        assert sorted(map(tuple, of_users(rows, users).collect())) == [("u3", 3), ("u44", 44)]
