@@ -13,11 +13,11 @@ from pyspark.sql import SparkSession
 
 from jobs.common.contracts import daily_table
 from jobs.common.settings import load_settings
+from jobs.transforms import histories
 from tests.jobs.raw_data import event, write_events
-from tests.shop import CHAIN, FIRST, LAST, USERS, Shop
+from tests.shop import CHAIN, FIRST, LAST, Shop
 
-FACTOR = 20
-"""So many more users on the larger side."""
+MORE_USERS = 600
 STEPS = [step for step in CHAIN if step.name in ("ingest", "build_user_histories", "recommend")]
 
 
@@ -38,26 +38,35 @@ def sent_to_driver(spark: SparkSession, work: Callable[[], object]) -> int:
     return sum(sizes)
 
 
-def with_more_users(shop: Shop, folder: Path) -> str:
-    """The settings file of a copy of the shop's lake whose raw data hold FACTOR times as many users."""
+def with_more_users(shop: Shop, folder: Path, users: int) -> str:
+    """The settings file of a copy of the shop's lake whose raw data hold so many users more."""
     home = Path(shop.settings_file).parent
     shutil.copytree(home, folder)
     file = folder / "settings.toml"
     file.write_text((home / "settings.toml").read_text().replace(str(home), str(folder)))
     moments = [FIRST.replace(tzinfo=dt.UTC) + dt.timedelta(days=day, hours=12) for day in range(3)]
-    more = [event(f"more{n}", f"i{n % 30:02}", moment) for n in range(USERS * (FACTOR - 1)) for moment in moments]
+    more = [event(f"more{n}", f"i{n % 30:02}", moment) for n in range(users) for moment in moments]
     write_events(load_settings(str(file)), *more, part="more")
     return str(file)
 
 
 @pytest.mark.slow
-def test_results_do_not_grow_with_the_users(shop: Shop, spark: SparkSession, tmp_path: Path) -> None:
+def test_results_do_not_grow_with_the_users(
+    shop: Shop, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Both have a bound of megabytes, which so few users do not reach.
+    monkeypatch.setattr(histories, "HASHES", 64)
+    spark.conf.set("spark.sql.autoBroadcastJoinThreshold", "-1")
+
     def sizes(settings_file: str) -> dict[str, int]:
         found = {step.name: sent_to_driver(spark, lambda: step.run(settings_file)) for step in STEPS}  # noqa: B023
-        histories = daily_table(load_settings(settings_file), "user_history").read(spark, None, LAST.date())
-        return found | {"a mistake": sent_to_driver(spark, histories.collect)}
+        rows = daily_table(load_settings(settings_file), "user_history").read(spark, None, LAST.date())
+        return found | {"a mistake": sent_to_driver(spark, rows.collect)}
 
-    few, many = sizes(shop.settings_file), sizes(with_more_users(shop, tmp_path / "many"))
-    grown = {name: round(many[name] / few[name], 2) for name in few}
-    assert grown.pop("a mistake") > 3, "collecting the histories would be seen"
-    assert max(grown.values()) < 1.5, grown
+    try:
+        few, many = (sizes(with_more_users(shop, tmp_path / str(users), users)) for users in (1, 1 + MORE_USERS))
+    finally:
+        spark.conf.unset("spark.sql.autoBroadcastJoinThreshold")
+    bytes_per_user = {name: round((many[name] - few[name]) / MORE_USERS, 1) for name in few}
+    assert bytes_per_user.pop("a mistake") > 25, "to collect the histories would be seen"
+    assert max(bytes_per_user.values()) < 5, bytes_per_user
