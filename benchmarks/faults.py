@@ -182,7 +182,9 @@ def main(quick: Annotated[bool, typer.Option("--quick", help="The named moments 
         shop = build_shop(lake)
         write_next_day(shop.settings)
         states, seconds = undisturbed(shop)
-        kills = [(number, point) for number, (_, points) in enumerate(STEPS) for point in points]
+        kills: list[tuple[int, tuple[str, int] | None]] = [
+            (number, point) for number, (_, points) in enumerate(STEPS) for point in points
+        ]
         kills += [(rng.randrange(len(STEPS)), None) for _ in range(0 if quick else RANDOM_KILLS)]
         progress = Progress("kills", len(kills))
         for number, point in kills:

@@ -157,7 +157,7 @@ def refuse_leaks(leaks: Observation) -> None:
         first = leaks.get["first"]
         raise ValueError(
             f"{leaks.get['rows']} histories hold events from after the moment at which they claim to be known, the "
-            f"first at {first} 00:00. An event_timestamp in user_history must be the end of its day. Rebuild what is wrong: "
+            f"first at {first} 00:00. An event_timestamp in user_history must be the end of its day. Rebuild them: "
             f"python -m jobs.build_user_histories --from {first - dt.timedelta(days=1)} --to {first}"
         )
 

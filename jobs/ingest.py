@@ -22,7 +22,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.common.code_version import code_version
-from jobs.common.contracts import EVENTS, daily_table
+from jobs.common.contracts import EVENTS, conforming, daily_table
 from jobs.common.coverage import ONE_DAY, describe_days
 from jobs.common.data_report import STALE, check_volume, volumes_before, write_data_report
 from jobs.common.raw_input import catalogue_source, events_source, fingerprint, read_raw_catalogue, read_raw_events
@@ -86,9 +86,8 @@ def ingest(
     catalogue = daily_table(settings, "catalogue")
     items = check_catalogue(raw_items.where(in_days(F.col("updated_at"), start, end))).persist()
     item_counts = outcomes(items, "items")
-    catalogue.write(
-        items.where(F.col(OUTCOME) == VALID), start, end, replace(manifest, counts=item_counts), "ds", "item_id"
-    )
+    valid_items = conforming(items.where(F.col(OUTCOME) == VALID), "catalogue")
+    catalogue.write(valid_items, start, end, replace(manifest, counts=item_counts), "ds", "item_id")
 
     known = known_by(spark, settings, end)
     of_days = raw_events.where(in_days(F.col("happened"), start, end))
@@ -96,7 +95,7 @@ def ingest(
     refused = quarantined(items, "catalogue", end).unionByName(quarantined(events, "events", end))
     daily_table(settings, "quarantine").write(refused, start, end, manifest, "ds", "source", "reason", "record")
 
-    valid, counts = events.where(F.col(OUTCOME) == VALID), outcomes(events, "events")
+    valid, counts = conforming(events.where(F.col(OUTCOME) == VALID), "events"), outcomes(events, "events")
     before = volumes_before(spark, settings, start)
     if start == end and not accept_volume:
         check_volume(settings.quality, before, start, counts["events"])

@@ -18,6 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="Kill every step once, not one of each kind (minutes).",
     )
+    parser.addoption("--airflow-services", action="store_true", help="Start Airflow's own services, too (minutes).")
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,7 @@ def main(start: FromDay = None, end: ToDay = None, dry_run: DryRun = False, sett
             _show(console, {step.name: step.todo(spark, settings, *days) for step in STEPS})
         else:
             backfill(spark, settings, *days, console)
+            console.print("Online is what was online. To change it: python -m jobs.materialize --from DAY --to DAY")
 
 
 def backfill(spark: SparkSession, settings: Settings, start: dt.date, end: dt.date, console: Console) -> None:

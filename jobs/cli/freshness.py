@@ -96,7 +96,9 @@ def histories_todo(spark: SparkSession, settings: Settings, start: dt.date, end:
         rows = stale_histories(histories.read(spark, first, last), changed).select("ds")
         # A day on which a user had no event before has no row that could be stale.
         new = changed.where(F.col("first_ds") >= F.lit(first)).select(F.col("first_ds").alias("ds"))
-        return _days_of(rows.union(new))
+        days = _days_of(rows.union(new))
+        changed.unpersist()
+        return days
 
     return _todo(histories, start, end, history_settings(settings), stale)
 

@@ -7,6 +7,7 @@ the end of its day, so that a point-in-time join at 00:00 of a day sees exactly 
 
 from __future__ import annotations
 
+from pyspark.sql import DataFrame
 from pyspark.sql.types import (
     ArrayType,
     BooleanType,
@@ -170,3 +171,20 @@ DAILY_TABLES = {
 def daily_table(settings: Settings, name: str) -> DailyTable:
     """A daily table of the lake, by its name in DAILY_TABLES."""
     return DailyTable(settings.lake_uri, name, DAILY_TABLES[name])
+
+
+def conforming(rows: DataFrame, name: str) -> DataFrame:
+    """The rows, once pandera finds the columns of that daily table among them, of their types. Runs no Spark job.
+
+    Nulls and values are not its business: `DailyTable.write` counts nulls on the way. ValueError with every difference.
+    """
+    # Imported here: half a second, for the one step that takes rows from outside.
+    from pandera.api.pyspark.components import Column  # noqa: PLC0415
+    from pandera.pyspark import DataFrameSchema  # noqa: PLC0415
+
+    columns = {field.name: Column(field.dataType, nullable=True) for field in DAILY_TABLES[name]}
+    found = DataFrameSchema(columns, name=name).validate(rows).pandera.errors.get("SCHEMA", {})
+    if found:
+        wrong = "; ".join(error["error"] for errors in found.values() for error in errors)
+        raise ValueError(f"These are no rows of {name}: {wrong}.")
+    return rows

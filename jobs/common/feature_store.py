@@ -13,6 +13,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -48,16 +49,24 @@ def import_ahead() -> None:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What the definitions and yaml files of `feature_repo` read: for our own steps, and for a shell."""
+    """What the definitions and yaml files of `feature_repo` read: for our own steps, and for a shell.
+
+    ValueError when the yaml file names a variable that is neither among them nor in the environment.
+    """
     fs, path = fsspec.url_to_fs(settings.store_uri("feast"))
     home = path if isinstance(fs, LocalFileSystem) else settings.store_uri("feast")
-    return {
+    yaml = _yaml(settings)
+    ours = {
         "PRECOG_FEAST_PROJECT": settings.feast.project,
         "PRECOG_FEAST_HOME": home,
         "PRECOG_FEAST_USER_KEY": settings.feast.user_key,
         "PRECOG_FEAST_ITEM_KEY": settings.feast.item_key,
-        "FEAST_FS_YAML_FILE_PATH": str(_yaml(settings)),
+        "FEAST_FS_YAML_FILE_PATH": str(yaml),
     }
+    asked = {name for line in yaml.read_text().splitlines() for name in re.findall(r"^[^#]*\$\{(\w+)\}", line)}
+    if missing := sorted(asked - ours.keys() - os.environ.keys()):
+        raise ValueError(f"{yaml} reads {', '.join(missing)} from the environment: set what it says there.")
+    return ours
 
 
 def _yaml(settings: Settings) -> Path:

@@ -75,7 +75,7 @@ class TryAgainError(RuntimeError):
 
 
 MISTAKE, TRY_AGAIN = 2, 75
-"""Exit codes. 75 is what sysexits.h calls EX_TEMPFAIL; Airflow tries such a task again, and not one that ended with 2."""
+"""Exit codes. 75 is EX_TEMPFAIL in sysexits.h; Airflow tries such a task again, and not one that ended with 2."""
 
 
 def run(main: Callable[..., None]) -> None:

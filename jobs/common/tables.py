@@ -21,17 +21,29 @@ DAY_COLUMN = "ds"
 
 
 def write_rows(
-    df: DataFrame, draft: Draft, name: str, *sort: str, options: dict[str, str] | None = None
+    df: DataFrame,
+    draft: Draft,
+    name: str,
+    *sort: str,
+    options: dict[str, str] | None = None,
+    required: Collection[str] = (),
 ) -> tuple[int, str]:
     """Write a table of a draft as Parquet. Returns the row count and an order-free checksum, both taken on the way.
 
     `sort` orders the rows inside each file, for small files and good pruning. `options` are those of Parquet's writer.
+    ValueError when a column of `required` holds a null: the draft must not be committed then.
     """
     observation = Observation()
     checksum = F.sum(F.xxhash64(*sorted(df.columns)).cast("decimal(20,0)"))
-    observed = df.observe(observation, F.count(F.lit(1)).alias("rows"), checksum.alias("checksum"))
+    nulls = [F.count_if(F.col(column).isNull()).alias(f"null {column}") for column in required]
+    observed = df.observe(observation, F.count(F.lit(1)).alias("rows"), checksum.alias("checksum"), *nulls)
     ordered = observed.sortWithinPartitions(*sort) if sort else observed
     ordered.write.options(**(options or {})).parquet(draft.path(name))
+    found = [
+        f"{observation.get[f'null {column}']} in {column}" for column in required if observation.get[f"null {column}"]
+    ]
+    if found:
+        raise ValueError(f"{draft.identity} would hold nulls where its contract allows none: {', '.join(found)}.")
     return int(observation.get["rows"]), f"sum(xxhash64):{observation.get['checksum'] or 0}"
 
 
@@ -50,10 +62,14 @@ class DailyTable:
         self.store = GenerationStore(lake_uri, name)
 
     def write(self, df: DataFrame, start: dt.date, end: dt.date, manifest: Manifest, *sort: str) -> Generation:
-        """Write the rows of the days start..end (both included) as one generation. An empty day is a finished day."""
+        """Write the rows of the days start..end (both included) as one generation. An empty day is a finished day.
+
+        ValueError, and nothing is written that anybody reads, when a column that is not nullable holds a null.
+        """
         draft = self.store.begin()
         columns = [F.col(field.name).cast(field.dataType) for field in self.schema]
-        rows, checksum = write_rows(df.select(*columns), draft, "rows", *(sort or (DAY_COLUMN,)))
+        required = [field.name for field in self.schema if not field.nullable]
+        rows, checksum = write_rows(df.select(*columns), draft, "rows", *(sort or (DAY_COLUMN,)), required=required)
         finished = Manifest(
             key={"from": start.isoformat(), "to": end.isoformat()},
             counts={"rows": rows, **manifest.counts},

@@ -60,6 +60,24 @@ def test_an_app_reads_the_on_demand_view_alone(store: FeatureStore) -> None:
     ]
 
 
+def test_production_keeps_its_registry_in_a_database_named_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(
+        lake_uri=str(tmp_path),
+        input={"events_uri": "", "catalogue_uri": ""},
+        event_types={"click": {}},
+        feast={"repo": str(REPO), "config": "feature_store_production.yaml"},
+    )
+    with pytest.raises(ValueError, match=r"production\.yaml reads PRECOG_FEAST_REGISTRY, PRECOG_REDIS from the env"):
+        apply(settings)
+    monkeypatch.setenv("PRECOG_FEAST_REGISTRY", f"sqlite:///{tmp_path}/elsewhere.db")
+    monkeypatch.setenv("PRECOG_REDIS", "localhost:1")
+    assert apply(settings)
+    assert (tmp_path / "elsewhere.db").is_file()
+    assert open_store(settings).get_feature_service("recommendations_v1")
+
+
 def test_no_secret_and_no_path_stands_in_a_yaml() -> None:
     for file in REPO.glob("*.yaml"):
         text = file.read_text()
