@@ -113,7 +113,8 @@ def said(env: dict[str, str], *command: str) -> str:
 
 
 def runs(env: dict[str, str]) -> list[Run]:
-    found = json.loads(said(env, "dags", "list-runs", "features_daily", "--output", "json"))
+    lines = said(env, "dags", "list-runs", "features_daily", "--output", "json").splitlines()
+    found = json.loads(lines[-1])  # Airflow's own warnings stand before it
     return sorted(
         (dt.date.fromisoformat(one["logical_date"][:10]), one["state"], one["start_date"], one["end_date"])
         for one in found
