@@ -1,12 +1,14 @@
 """Ranking metrics with one relevant item per case, averaged per user, with intervals over users.
 
-Shapes: C cases, K results, U users, R bootstrap rounds. A case is one target item and the ranked list for the moment
-before it. A user may have many cases; each user weighs the same. Checked against ranx in the tests.
+A case is one target item and the ranked list for the moment before it. A user may have many cases; each user weighs the
+same. Checked against ranx in the tests.
+
+Shapes: C cases, K results, U users, M metrics, R bootstrap rounds.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -47,9 +49,6 @@ class Comparison:
         """a beats b beyond noise."""
         return self.low > 0
 
-    def to_json(self) -> dict[str, float]:
-        return asdict(self)
-
 
 def rank_of_target(items_CK: npt.NDArray[np.object_] | Ints, target_C: npt.NDArray[np.object_] | Ints) -> Ints:
     """0-based place of each case's target in its list; -1 when it is not there."""
@@ -67,33 +66,45 @@ def ndcg(rank_C: Ints, k: int) -> Floats:
     return np.where((rank_C >= 0) & (rank_C < k), 1.0 / np.log2(np.maximum(rank_C, 0) + 2.0), 0.0)
 
 
+def mrr(rank_C: Ints, k: int) -> Floats:
+    """Reciprocal rank of each case, 0 when the target does not stand among the first k."""
+    return np.where((rank_C >= 0) & (rank_C < k), 1.0 / (np.maximum(rank_C, 0) + 1.0), 0.0)
+
+
 def per_user_mean(value_C: Floats, user_C: npt.NDArray[np.object_]) -> Floats:
     """Mean of each user's cases [U], users in the order of their ids: two calls on the same users line up."""
     _, user_index_C = np.unique(user_C, return_inverse=True)
     return np.bincount(user_index_C, weights=value_C) / np.bincount(user_index_C)
 
 
-def estimate(value_U: Floats, seed: int = 0) -> Estimate:
-    """Mean and percentile interval. ValueError without users."""
-    low, high = np.quantile(_bootstrap_means(value_U, seed), (0.025, 0.975))
-    return Estimate(float(value_U.mean()), float(low), float(high))
+def estimates(values: dict[str, Floats], seed: int = 0) -> dict[str, Estimate]:
+    """Mean and percentile interval of several values [U] of the same users. ValueError without users."""
+    value_UM = np.stack(list(values.values()), axis=1)
+    low_M, high_M = np.quantile(_bootstrap_means(value_UM, seed), (0.025, 0.975), axis=0)
+    bounds = zip(values, value_UM.mean(axis=0), low_M, high_M, strict=True)
+    return {name: Estimate(float(mean), float(low), float(high)) for name, mean, low, high in bounds}
 
 
-def compare(a_U: Floats, b_U: Floats, seed: int = 0) -> Comparison:
-    """Paired comparison: the users are resampled, each with both of its values. ValueError when they do not line up."""
-    if a_U.shape != b_U.shape:
-        raise ValueError(f"Two runs to compare must have the same users: {a_U.shape[0]} and {b_U.shape[0]}.")
-    difference_U = a_U - b_U
-    means_R = _bootstrap_means(difference_U, seed)
-    low, high = np.quantile(means_R, (0.025, 0.975))
-    tail = min((means_R <= 0).mean(), (means_R >= 0).mean())
-    return Comparison(float(difference_U.mean()), float(low), float(high), min(1.0, 2 * float(tail)))
+def comparisons(a: dict[str, Floats], b: dict[str, Floats], seed: int = 0) -> dict[str, Comparison]:
+    """Paired comparisons of a's values [U] with b's: the users are resampled, each with both of its values.
+
+    ValueError when they do not line up.
+    """
+    a_UM, b_UM = (np.stack(list(values.values()), axis=1) for values in (a, b))
+    if a_UM.shape != b_UM.shape:
+        raise ValueError(f"Two runs to compare must have the same users: {a_UM.shape[0]} and {b_UM.shape[0]}.")
+    difference_UM = a_UM - b_UM
+    means_RM = _bootstrap_means(difference_UM, seed)
+    low_M, high_M = np.quantile(means_RM, (0.025, 0.975), axis=0)
+    tail_M = np.minimum((means_RM <= 0).mean(axis=0), (means_RM >= 0).mean(axis=0))
+    columns = zip(a, difference_UM.mean(axis=0), low_M, high_M, np.minimum(1.0, 2 * tail_M), strict=True)
+    return {name: Comparison(*map(float, numbers)) for name, *numbers in columns}
 
 
-def _bootstrap_means(value_U: Floats, seed: int) -> Floats:
-    if value_U.size == 0:
+def _bootstrap_means(value_UM: Floats, seed: int) -> Floats:
+    """Means [R,M] over users drawn again and again; one draw serves all the M values."""
+    users = len(value_UM)
+    if users == 0:
         raise ValueError("There are no test users to average over: widen promotion.holdout_days.")
     generator = np.random.default_rng(seed)
-    return np.array(
-        [value_U[generator.integers(0, value_U.size, value_U.size)].mean() for _ in range(BOOTSTRAP_ROUNDS)]
-    )
+    return np.array([value_UM[generator.integers(0, users, users)].mean(axis=0) for _ in range(BOOTSTRAP_ROUNDS)])

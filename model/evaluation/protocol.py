@@ -12,7 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from model.evaluation.metrics import Comparison, Estimate, Floats, compare, estimate, hit_rate, ndcg, per_user_mean
+from model.evaluation.metrics import (
+    Comparison,
+    Estimate,
+    Floats,
+    comparisons,
+    estimates,
+    hit_rate,
+    mrr,
+    ndcg,
+    per_user_mean,
+)
 
 METRICS = {
     "HR@1": (hit_rate, 1),
@@ -20,30 +30,31 @@ METRICS = {
     "HR@10": (hit_rate, 10),
     "NDCG@5": (ndcg, 5),
     "NDCG@10": (ndcg, 10),
+    "MRR@10": (mrr, 10),
 }
 PROTOCOLS = {True: "masked", False: "not masked"}
 
 
-def evaluate_lists(ranks: pa.Table) -> dict[str, Any]:
+def evaluate_lists(ranks: pa.Table, reference: str = "challenger") -> dict[str, Any]:
     """(method, masked, user_id, key, rank) -> figures as JSON values. `rank` is 0-based, -1 for a target not listed.
 
-    Result: {"users", "cases", "methods": {method: {protocol: {metric: estimate}}},
-    "against": {other: {protocol: {metric: the challenger's comparison}}}}. ValueError when methods have other users.
+    Result: {"reference", "users", "cases", "methods": {method: {protocol: {metric: estimate}}},
+    "against": {other: {protocol: {metric: the reference's comparison with it}}}}. ValueError when methods have other
+    users.
     """
     methods = sorted(ranks.column("method").unique().to_pylist())
-    per_user = {(method, masked): _per_user(ranks, method, masked) for method in methods for masked in PROTOCOLS}
     figures: dict[str, Any] = {method: {} for method in methods}
-    against: dict[str, Any] = {method: {} for method in methods if method != "challenger"}
-    for (method, masked), values in per_user.items():
-        protocol = PROTOCOLS[masked]
-        figures[method][protocol] = {name: asdict(estimate(value_U)) for name, value_U in values.items()}
-        if method != "challenger":
-            challenger = per_user["challenger", masked]
-            against[method][protocol] = {
-                name: compare(challenger[name], value_U).to_json() for name, value_U in values.items()
-            }
-    one = _select(ranks, "challenger", masked=True)
+    against: dict[str, Any] = {method: {} for method in methods if method != reference}
+    for masked, protocol in PROTOCOLS.items():
+        per_user = {method: _per_user(ranks, method, masked) for method in methods}
+        for method, values in per_user.items():
+            figures[method][protocol] = {name: asdict(one) for name, one in estimates(values).items()}
+            if method != reference:
+                found = comparisons(per_user[reference], values)
+                against[method][protocol] = {name: asdict(one) for name, one in found.items()}
+    one = _select(ranks, reference, masked=True)
     return {
+        "reference": reference,
         "users": len(one.column("user_id").unique()),
         "cases": one.num_rows,
         "methods": figures,
@@ -61,7 +72,7 @@ def format_table(metrics: dict[str, Any]) -> str:
     for other, protocols in metrics["against"].items():
         for protocol, values in protocols.items():
             cells = (f"{name} {Comparison(**values[name])}" for name in ("HR@10", "NDCG@10"))
-            lines.append(f"  challenger - {other}, {protocol}: " + "   ".join(cells))
+            lines.append(f"  {metrics['reference']} - {other}, {protocol}: " + "   ".join(cells))
     return "\n".join(lines)
 
 

@@ -3,7 +3,45 @@
 from __future__ import annotations
 
 from model.evaluation.baselines import POPULARITY
-from model.recommender.methods.base import Method
-from model.recommender.methods.semantic_convergence import SEMANTIC_CONVERGENCE
+from model.recommender.methods.base import Method, late
 
-METHODS: dict[str, Method] = {method.name: method for method in (POPULARITY, SEMANTIC_CONVERGENCE)}
+
+def _counted(name: str) -> Method:
+    module = "model.evaluation.cooccurrence"
+    return Method(name, ("training_set",), name, late(module, "train", name), late(module, "load_ranker", name))
+
+
+EASE = Method(
+    "ease",
+    ("training_set",),
+    "ease",
+    late("model.evaluation.ease", "train"),
+    late("model.evaluation.ease", "load_ranker"),
+)
+SASREC = Method(
+    "sasrec",
+    ("training_set",),
+    "behaviour",
+    late("model.behaviour.train", "train_behaviour"),
+    late("model.behaviour.ranker", "load_ranker"),
+)
+SEMANTIC_CONVERGENCE = Method(
+    "semantic_convergence",  # arXiv 2412.13771: behavioural codes, and a language model aligned to them
+    ("training_set", "behaviour", "codebook"),
+    "model",
+    late("model.recommender.train", "finetune"),
+    late("model.recommender.inference", "SemanticRanker.load"),
+)
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        POPULARITY,
+        _counted("item_knn"),
+        _counted("successor"),
+        _counted("cooccurrence"),
+        EASE,
+        SASREC,
+        SEMANTIC_CONVERGENCE,
+    )
+}

@@ -5,6 +5,8 @@ Shapes: B users, H history items, S seen items, N items, K results, L code level
 
 from __future__ import annotations
 
+import importlib
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -61,3 +63,12 @@ class Method:
     produces: str
     train: Callable[[dict[str, Any]], dict[str, Any]]
     load_ranker: Callable[[dict[str, Any]], Ranker]
+
+
+def late(module: str, function: str, *arguments: str) -> Callable[[dict[str, Any]], Any]:
+    """The function, imported when it is called: methods are named where no model is run, without torch or scipy."""
+
+    def call(request: dict[str, Any]) -> Any:
+        return operator.attrgetter(function)(importlib.import_module(module))(request, *arguments)
+
+    return call

@@ -1,0 +1,93 @@
+"""What hit rates do not say: how much of the catalogue lists show, how popular it is, and for whom they are good.
+
+Lists are read in batches, so memory follows the catalogue and the cases, not the lists.
+
+Shapes: N items, C cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from model.evaluation.metrics import Floats, Ints, hit_rate, ndcg
+
+HISTORY_LENGTHS = {"history 1-5": (1, 5), "history 6-10": (6, 10), "history 11-20": (11, 20), "history 21+": (21, None)}
+TARGET_COUNTS = {
+    "never seen item": (0, 0),
+    "item seen 1-9 times": (1, 9),
+    "item seen 10-49 times": (10, 49),
+    "item seen 50+ times": (50, None),
+}
+"""Segments: least and greatest value, both included."""
+
+
+@dataclass
+class Exposure:
+    """How often each item is listed among the first k, added up batch by batch."""
+
+    item_ids: pa.Array
+    k: int
+    shown_N: Ints = field(init=False)
+    listed: int = 0
+    invalid: int = 0
+    """Listed ids that name no item of the catalogue."""
+
+    def __post_init__(self) -> None:
+        self.shown_N = np.zeros(len(self.item_ids), np.int64)
+
+    def add(self, lists: pa.ListArray) -> None:
+        first = pc.list_slice(lists, 0, self.k)
+        index = pc.index_in(pc.list_flatten(first), value_set=self.item_ids)
+        self.listed += len(index)
+        self.invalid += index.null_count
+        self.shown_N += np.bincount(index.drop_null().to_numpy(), minlength=self.shown_N.size)
+
+    def figures(self, count_N: Ints) -> dict[str, float]:
+        """coverage (share of the catalogue that is listed at all), gini (0: all items as often, 1: one item alone),
+        novelty (mean of -log2 of the share of the training events that were of the item, add-one), invalid rate.
+        """
+        shown = self.shown_N.sum()
+        novelty_N = -np.log2((count_N + 1) / (count_N + 1).sum())
+        place_N = np.arange(1, self.shown_N.size + 1)
+        gini = float(2 * (place_N * np.sort(self.shown_N)).sum() / (self.shown_N.size * shown) - 1 - 1 / place_N[-1])
+        return {
+            "coverage": float((self.shown_N > 0).mean()),
+            "gini": gini,
+            "novelty": float((novelty_N * self.shown_N).sum() / shown),
+            "invalid_rate": self.invalid / self.listed,
+        }
+
+
+def segments(rank_C: Ints, history_length_C: Ints, target_count_C: Ints, k: int = 10) -> list[dict[str, Any]]:
+    """HR@k and NDCG@k, means over cases, for short and long histories and for rare and popular targets."""
+    hits_C, gains_C = hit_rate(rank_C, k), ndcg(rank_C, k)
+    return [
+        {
+            "segment": name,
+            "cases": int(chosen_C.sum()),
+            f"HR@{k}": _mean(hits_C, chosen_C),
+            f"NDCG@{k}": _mean(gains_C, chosen_C),
+        }
+        for bounds, value_C in ((HISTORY_LENGTHS, history_length_C), (TARGET_COUNTS, target_count_C))
+        for name, chosen_C in _chosen(bounds, value_C)
+    ]
+
+
+def _chosen(bounds: dict[str, tuple[int, int | None]], value_C: Ints) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    for name, (least, greatest) in bounds.items():
+        chosen_C = value_C >= least
+        if greatest is not None:
+            chosen_C = chosen_C & (value_C <= greatest)
+        if chosen_C.any():
+            yield name, chosen_C
+
+
+def _mean(value_C: Floats, chosen_C: npt.NDArray[np.bool_]) -> float:
+    return float(value_C[chosen_C].mean())

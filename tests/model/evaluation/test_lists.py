@@ -1,0 +1,75 @@
+"""Ranked lists on disk: complete, the same twice, and what is counted from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model.evaluation.beyond import Exposure, segments
+from model.evaluation.dataset import Interactions, leave_one_out
+from model.evaluation.lists import write_cases, write_lists, write_training_set
+from model.evaluation.scored import ScoreRanker
+
+
+def test_every_case_has_its_list_under_both_protocols(data: Interactions, tmp_path: Path) -> None:
+    split = leave_one_out(data)
+    weight_N = np.arange(len(data.item_ids), dtype=np.float32)
+    ranker = ScoreRanker(lambda history_BH: np.tile(weight_N, (len(history_BH), 1)), np.zeros(len(weight_N), np.int64))
+    files = [tmp_path / name for name in ("one.parquet", "two.parquet")]
+    for file in files:
+        write_lists(file, "by_index", ranker, data, split, history_items=20, k=5)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+    rows = pq.read_table(files[0]).to_pylist()
+    assert len(rows) == 2 * split.case_user_C.size
+    for row in rows:
+        user, place = data.user_ids.index(row["user_id"]), int(row["key"].partition("#")[2]) - 1
+        seen = {data.item_ids[item] for item in data.before(user, place)} if row["masked"] else set()
+        best = [item for item in reversed(data.item_ids) if item not in seen][:5]
+        assert row["item_ids"] == best
+        assert row["target"] == data.item_ids[data.item_E[data.offset_U1[user] + place]]
+        assert row["rank"] == (best.index(row["target"]) if row["target"] in best else -1)
+
+    write_cases(tmp_path / "cases.parquet", data, split)
+    cases = pq.read_table(tmp_path / "cases.parquet")
+    assert cases["key"].to_pylist() == [row["key"] for row in rows if row["masked"]]
+
+
+def test_windows_hold_each_interaction_as_a_target_once(data: Interactions, tmp_path: Path) -> None:
+    split = leave_one_out(data)
+    write_training_set(tmp_path, data, split, 4, 9)
+    targets: dict[str, list[int]] = {}
+    for row in pq.read_table(tmp_path / "sequences").to_pylist():
+        assert len(row["items"]) == len(row["targets"]) == 9
+        found = [item for item, target in zip(row["items"], row["targets"], strict=True) if target]
+        targets.setdefault(row["user_id"], []).extend(found)
+    for user, fit in enumerate(split.fit_U):
+        assert targets.get(data.user_ids[user], []) == data.before(user, int(fit)).tolist()
+
+
+def test_exposure_counts_what_lists_show() -> None:
+    exposure = Exposure(pa.array(["a", "b", "c", "d"]), 2)
+    exposure.add(pa.array([["a", "b", "c"], ["a", "nothing"], ["a"]]))
+    figures = exposure.figures(np.array([6, 0, 1, 1]))
+    assert figures["coverage"] == 0.5
+    assert figures["invalid_rate"] == pytest.approx(1 / 5)
+    shares = np.array([7, 1, 2, 2]) / 12
+    assert figures["novelty"] == pytest.approx((-3 * np.log2(shares[0]) - np.log2(shares[1])) / 4)
+    assert figures["gini"] == pytest.approx(2 * (3 * 1 + 4 * 3) / (4 * 4) - 5 / 4)
+
+
+def test_segments_part_the_cases() -> None:
+    rank_C = np.array([0, -1, 3, -1])
+    found = segments(rank_C, np.array([2, 5, 8, 40]), np.array([0, 5, 5, 100]))
+    assert [(one["segment"], one["cases"], one["HR@10"]) for one in found] == [
+        ("history 1-5", 2, 0.5),
+        ("history 6-10", 1, 1.0),
+        ("history 21+", 1, 0.0),
+        ("never seen item", 1, 1.0),
+        ("item seen 1-9 times", 2, 0.5),
+        ("item seen 50+ times", 1, 0.0),
+    ]
