@@ -43,7 +43,18 @@ COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR@10")
 WITH_INTERVAL = ("HR@10", "NDCG@10")
 
 CONFIG = ModelConfig(
-    behaviour=BehaviourConfig(dim=64, layers=2, heads=2, dropout=0.5, epochs=40, batch_size=256, learning_rate=3e-3)
+    behaviour=BehaviourConfig(
+        dim=64,
+        layers=2,
+        heads=2,
+        dropout=0.5,
+        epochs=40,
+        batch_size=256,
+        learning_rate=3e-3,
+        schedule="cosine",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+    )
 )
 BEST_FLOORS = {"beauty": 0.0535, "games": 0.0700}
 """NDCG@10 of the best floor on known data, seen items masked: reached to .001, or the split is another one."""

@@ -36,7 +36,14 @@ class BehaviourConfig:
     epochs: int = 6
     batch_size: int = 64
     learning_rate: float = 3e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    """"cosine": up to learning_rate within the first twentieth of the steps, then down to 0 along half a cosine."""
     weight_decay: float = 0.01
+    max_grad_norm: float = 0.0
+    """Longer gradients are cut to this length; 0 leaves all as they are."""
+    sampled_softmax_above: int = 100_000
+    """Catalogues of more items than this are trained against `negatives` items drawn for each batch."""
+    negatives: int = 8_192
     seed: int = 0
 
 

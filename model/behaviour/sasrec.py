@@ -3,11 +3,14 @@
 [paper] Kang & McAuley 2018, with full softmax cross-entropy instead of sampled negatives (Klenitskiy & Vasilev 2023);
 pre-norm blocks with GELU [ours].
 
-Shapes: B sequences, T positions, N items, D width, H heads, Q positions to predict.
+Shapes: B sequences, T positions, N items, D width, H heads, Q positions to predict, S sampled items.
 """
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +18,8 @@ from model.config import BehaviourConfig
 
 PAD = -1
 """Fills `items_BT` behind a sequence's last item."""
+
+LENGTH_GROUPS = 6
 
 
 class SasRec(nn.Module):
@@ -30,6 +35,7 @@ class SasRec(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(dim, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(dim)
+        self.sampled_softmax_above, self.negatives = config.sampled_softmax_above, config.negatives
         for embedding in (self.item_embedding, self.position_embedding):
             nn.init.normal_(embedding.weight, std=0.02)
 
@@ -48,12 +54,30 @@ class SasRec(nn.Module):
 
         `targets_BT` is 1 where an item is to be predicted; a sequence's first item, with nothing before it, never is.
         """
-        wanted_BT = (targets_BT[:, 1:] == 1) & (items_BT[:, 1:] != PAD)
-        states_QD = self.encode(items_BT[:, :-1])[wanted_BT]
-        labels_Q = items_BT[:, 1:][wanted_BT]
-        total = F.cross_entropy(states_QD @ self.item_embedding.weight.T, labels_Q, reduction="sum")
+        length_B = (items_BT != PAD).sum(dim=1)
+        states, labels = [], []
+        # Sequences of like length go together: most are short, and what pads them to the longest is work for nothing.
+        for rows in length_B.argsort(stable=True).tensor_split(LENGTH_GROUPS):
+            longest = max(int(length_B[rows].max()), 2) if len(rows) else 2
+            group_BT = items_BT[rows, :longest]
+            wanted_BT = (targets_BT[rows, 1:longest] == 1) & (group_BT[:, 1:] != PAD)
+            states.append(self.encode(group_BT[:, :-1])[wanted_BT])
+            labels.append(group_BT[:, 1:][wanted_BT])
+        states_QD, labels_Q = torch.cat(states), torch.cat(labels)
         # A batch without targets has loss 0 and zero gradients, so that all ranks still take the step together.
-        return total / max(len(labels_Q), 1), len(labels_Q)
+        return self._loss(states_QD, labels_Q) / max(len(labels_Q), 1), len(labels_Q)
+
+    def _loss(self, states_QD: Tensor, labels_Q: Tensor) -> Tensor:
+        """Summed cross-entropy over all items, or over `negatives` drawn ones in a catalogue that is too large."""
+        weight_ND = self.item_embedding.weight
+        if len(weight_ND) <= self.sampled_softmax_above:
+            return F.cross_entropy(states_QD @ weight_ND.T, labels_Q, reduction="sum")
+        drawn_S = torch.randint(len(weight_ND), (self.negatives,), device=labels_Q.device)
+        own_Q = (states_QD * weight_ND[labels_Q]).sum(dim=1)
+        # Each drawn item stands for N / S of the catalogue; a drawn target would count twice.
+        others_QS = states_QD @ weight_ND[drawn_S].T + math.log(len(weight_ND) / self.negatives)
+        others_QS = others_QS.masked_fill(drawn_S == labels_Q[:, None], -math.inf)
+        return (torch.cat([own_Q[:, None], others_QS], dim=1).logsumexp(dim=1) - own_Q).sum()
 
 
 class Block(nn.Module):

@@ -26,8 +26,10 @@ from model.data.files import load_json, save_json, save_table, save_tensors
 from model.data.reader import Batch, read_batches, read_items, steps_per_epoch
 from model.processes import Processes, joined
 from model.progress import Progress
+from model.schedule import warmup_cosine
 
 COLUMNS = ("items", "targets")
+WARMUP_SHARE = 0.05
 
 
 def train_behaviour(request: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +90,10 @@ def _train(model: nn.Module, sequences: str, config: ModelConfig, processes: Pro
     torch.manual_seed(settings.seed + 1 + processes.rank)  # every process drops out other units
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps = steps_per_epoch(sequences, settings.batch_size, processes.world_size)
-    progress = Progress("train behaviour", settings.epochs * steps) if processes.first else None
+    all_steps = settings.epochs * steps
+    share = warmup_cosine(all_steps, WARMUP_SHARE) if settings.schedule == "cosine" else (lambda step: 1.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    progress = Progress("train behaviour", all_steps) if processes.first else None
     model.train()
     losses = []
     for epoch in range(settings.epochs):
@@ -102,7 +107,10 @@ def _train(model: nn.Module, sequences: str, config: ModelConfig, processes: Pro
                 )
             optimizer.zero_grad()
             loss.backward()
+            if settings.max_grad_norm:
+                nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
             optimizer.step()
+            schedule.step()
             total, targets = total + value * count, targets + count
             if progress is not None:
                 progress.advance(note=f"epoch {epoch + 1} loss {total / max(targets, 1):.3f}")

@@ -15,7 +15,6 @@ Shapes: B rows, P positions, M labels, H hidden size, V vocabulary, L code level
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ from model.recommender.backbone import add_codes, build_backbone, save_model, wi
 from model.recommender.methods.base import PAD, Ints
 from model.recommender.tasks import SEQUENTIAL, TEXTUAL_TASKS, Batch, Examples
 from model.recommender.vocabulary import CodeVocabulary, read_codes
+from model.schedule import warmup_cosine
 
 POOL_BATCHES = 8
 """Batches' worth of windows that are sorted by length together, so that a batch is little padding."""
@@ -222,14 +222,8 @@ def _optimizer(
         {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
-    warmup = max(1, round(recipe.warmup_share * steps))
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    share = warmup_cosine(steps, recipe.warmup_share)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 def _to(batch: Batch, device: torch.device) -> TensorBatch:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -48,3 +50,14 @@ def test_a_batch_without_targets_costs_nothing(model: SasRec) -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match=r"behaviour.dim = 15 is no multiple of behaviour.heads = 2"):
         SasRec(5, 4, BehaviourConfig(dim=15, heads=2))
+
+
+def test_a_large_catalogue_is_trained_against_drawn_items() -> None:
+    """Against all items many times over, the drawn loss is the full one; own targets never count as others."""
+    torch.manual_seed(0)
+    full = SasRec(30, 8, CONFIG).eval()
+    drawn = SasRec(30, 8, replace(CONFIG, sampled_softmax_above=29, negatives=200_000)).eval()
+    drawn.load_state_dict(full.state_dict())
+    items_BT, targets_BT = torch.randint(0, 30, (4, 8)), torch.ones(4, 8, dtype=torch.long)
+    exact, sampled = (model(items_BT, targets_BT)[0].item() for model in (full, drawn))
+    assert sampled == pytest.approx(exact, rel=0.01)
