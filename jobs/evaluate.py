@@ -1,4 +1,4 @@
-"""Judge the newest challenger on the days held out from it, beside the champion and the popularity baseline.
+"""Judge the newest challenger on the days held out from it, beside the champion and the baselines.
 
 All rank the whole catalogue for the same cases, with seen items masked and not masked; every ranked list is kept, so
 that each number can be counted again without a model.
@@ -29,9 +29,9 @@ from jobs.common.step import Day, SettingsFile, Split, SplitOption, interval_end
 from jobs.common.tables import write_rows
 from jobs.transforms.holdout import holdout_cases
 from jobs.transforms.ranking import RankingTask, rank
-from model.evaluation.baselines import POPULARITY
 from model.evaluation.protocol import evaluate_lists, format_table
 from model.generation import Draft, Generation, Manifest
+from model.recommender.registry import METHODS
 
 log = logging.getLogger("evaluate")
 
@@ -91,14 +91,13 @@ def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFi
 def _tasks(settings: Settings, models: dict[str, Generation], draft: Draft) -> dict[str, RankingTask]:
     """A ranking task for each row of the table."""
     training_set = by_identity(settings, models["challenger"].manifest.parents["training_set"])
-    popularity = {"inputs": {"training_set": training_set.uri, "popularity": draft.uri}, "output": draft.uri}
-    POPULARITY.train(popularity)
-    return {
-        "popularity": RankingTask(
-            "popularity", popularity, [training_set.path("items")], settings.model.decoding.top_k, PROTOCOLS
-        ),
-        **{role: model_task(settings, model, PROTOCOLS) for role, model in models.items()},
-    }
+    tasks = {}
+    for name in settings.promotion.baselines:
+        inputs = {"training_set": training_set.uri, name: draft.path(name)}
+        METHODS[name].train({"inputs": inputs, "output": draft.path(name)})
+        items = [training_set.path("items")]
+        tasks[name] = RankingTask(name, {"inputs": inputs}, items, settings.model.decoding.top_k, PROTOCOLS)
+    return tasks | {role: model_task(settings, model, PROTOCOLS) for role, model in models.items()}
 
 
 def _rank_cases(cases: DataFrame, method: str, task: RankingTask) -> DataFrame:

@@ -73,7 +73,7 @@ def _health(codebook: Generation) -> list[tuple[bool, str]]:
 
 
 def _comparisons(metrics: dict[str, Any]) -> list[tuple[bool, str]]:
-    """Better than popularity, and than the champion where there is one, beyond noise."""
+    """Better than each baseline, and than the champion where there is one, beyond noise."""
     reasons = []
     for other, protocols in metrics["against"].items():
         for name in JUDGED_BY:

@@ -38,7 +38,7 @@ def test_versions_online_are_those_of_the_live_model(shop: Shop) -> None:
 def test_evaluation_judges_the_temporal_model_on_cold_items_too(shop: Shop) -> None:
     evaluation = shop.newest("evaluation").manifest
     assert evaluation.parents["challenger"] == "model/temporal/000001"
-    assert set(evaluation.metrics["methods"]) == {"challenger", "popularity"}
+    assert set(evaluation.metrics["methods"]) == {"challenger", "popularity", "cooccurrence"}
     additions = store(shop.settings, "codebook_additions", "codebook-temporal-000001").latest()
     assert additions is not None
     assert additions.manifest.counts == {"items": 4}

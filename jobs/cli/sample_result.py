@@ -38,7 +38,7 @@ def show_result(settings: Settings, console: Console) -> None:
     evaluation = store(settings, "evaluation").latest()
     if evaluation is not None:
         console.print(
-            "\nThe model (challenger) on the held-out days, beside popularity; means over users, 95% intervals:\n"
+            "\nThe model (challenger) on the held-out days, beside the baselines; means over users, 95% intervals:\n"
             + format_table(evaluation.manifest.metrics),
             markup=False,
             soft_wrap=True,

@@ -97,7 +97,11 @@ class Training(Strict):
 
 class Promotion(Strict):
     rule: Literal["gate", "always"] = "gate"
-    """`gate`: the challenger must beat champion and popularity beyond noise. `always`: the verdict is printed only."""
+    """`gate`: the challenger must beat champion and baselines beyond noise. `always`: the verdict is printed only."""
+    baselines: list[Literal["popularity", "item_knn", "successor", "cooccurrence", "ease"]] = Field(
+        ["popularity", "cooccurrence"], min_length=1
+    )
+    """What a model must beat: see model/evaluation/cooccurrence.py and ease.py."""
     holdout_days: int = Field(28, ge=1)
     """H: the temporal split trains to ds - H days and tests on the H days."""
     max_test_users: int = Field(2000, ge=1)
