@@ -178,7 +178,7 @@ def main(quick: Annotated[bool, typer.Option("--quick", help="The named moments 
         event_types={"buy": {}},
         spark={"master": "local[2]", "shuffle_partitions": 2},
     )
-    with open_spark(settings, "faults"):
+    with open_spark(settings, "faults") as spark:
         shop = build_shop(lake)
         write_next_day(shop.settings)
         states, seconds = undisturbed(shop)
@@ -191,6 +191,7 @@ def main(quick: Annotated[bool, typer.Option("--quick", help="The named moments 
             step = STEPS[number][0]
             before, after = states[number : number + 2]
             put_back(ROOT / str(number), lake)
+            spark.catalog.clearCache()  # it goes by paths, and no lake but this one has other files under the same
             readers = Readers(shop.settings, [before["lists"], after["lists"]], shop.lists)
             if point is None:
                 delay = rng.uniform(0, seconds[step.label])

@@ -93,7 +93,7 @@ def _check_type(raw: DataFrame, column: Column, setting: str, expression: str, s
         raw.select(column)
     except AnalysisException as error:
         raise ValueError(
-            f"{setting} = {expression!r} does not fit {source.uri}: {str(error).splitlines()[0]} "
+            f"{setting} = {expression!r} does not fit {source.uri}: {str(error).strip().splitlines()[0]} "
             f"Columns found: {', '.join(raw.columns)}."
         ) from None
 

@@ -159,7 +159,10 @@ def raw(spark: SparkSession) -> DataFrame:
             {"expressions": MAPPING | {"user_id": "whom"}},
             ["input.event_columns.user_id = 'whom'", "raw/events", "who, item_id"],
         ),
-        ({"expressions": MAPPING | {"user_id": "who +"}}, ["input.event_columns.user_id = 'who +'", "raw/events"]),
+        (
+            {"expressions": MAPPING | {"user_id": "who +"}},
+            ["input.event_columns.user_id = 'who +'", "Syntax error", "raw/events"],
+        ),
         ({"expressions": MAPPING | {"event_time": "array(at)"}}, ["input.event_columns.event_time", "TIMESTAMP"]),
         ({"keep": "cost > 0"}, ["input.event_filter = 'cost > 0'", "price"]),
     ],
