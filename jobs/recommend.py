@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from jobs.common.artefacts import live_model, store
 from jobs.common.code_version import code_version
 from jobs.common.contracts import daily_table
+from jobs.common.publishing import codes_of
 from jobs.common.rankers import model_task
 from jobs.common.settings import load_settings
 from jobs.common.spark import open_spark
@@ -46,12 +47,12 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
         )
         # Item-sized, and read by every worker: a file beside the lists, not a broadcast in the closure.
         draft = store(settings, "unavailable_items").begin()
-        unavailable = newest_per_key(rows["item_text"], "item_id").where(~F.col("available")).select("item_id")
+        codes = codes_of(spark, settings, model.manifest.parents["codebook"])
+        unavailable = unavailable_items(codes, rows["item_text"])
         count, checksum = write_rows(unavailable, draft, "rows", "item_id")
         parents = tables["item_text"].parents(None, day)
         manifest = Manifest({"ds": day.isoformat()}, {"rows": count}, parents=parents, checksums={"rows": checksum})
-        unavailable_items = draft.commit(manifest)
-        task = model_task(settings, model, unavailable_file=unavailable_items.path("rows"))
+        task = model_task(settings, model, unavailable_file=draft.commit(manifest).path("rows"))
         spread = users.withColumnRenamed("user_id", "key").repartition(settings.spark.inference_partitions, "key")
         lists = _lists(rank(spread.sortWithinPartitions("key"), task), day.isoformat())
         generation = daily_table(settings, "recommendations").write(
@@ -70,6 +71,15 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
             "user_id",
         )
     log.info("%d users have lists of %s", generation.manifest.counts["rows"], model.identity)
+
+
+def unavailable_items(coded: DataFrame, item_text: DataFrame) -> DataFrame:
+    """(item_id) of the coded items that no list may hold: not available any more, or not in the catalogue yet.
+
+    `item_text`: its rows up to the day of the lists. A model may know later items, when it ranks for an earlier day.
+    """
+    available = newest_per_key(item_text, "item_id").where("available")
+    return coded.select("item_id").join(available, "item_id", "left_anti")
 
 
 def _lists(ranked: DataFrame, day: str) -> DataFrame:
