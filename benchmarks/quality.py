@@ -14,6 +14,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +30,8 @@ from benchmarks.figures import Figure, publish
 from benchmarks.movielens import write_movielens
 from model.config import BehaviourConfig, ModelConfig
 from model.evaluation import dataset
-from model.evaluation.beyond import Exposure, segments
+from model.evaluation.beyond import beyond
+from model.evaluation.ease import MOST_ITEMS
 from model.evaluation.lists import write_cases, write_lists, write_training_set
 from model.evaluation.protocol import PROTOCOLS, evaluate_lists
 from model.generation import Generation, GenerationStore, Manifest, digest, sha256
@@ -119,38 +121,26 @@ class Bench:
         columns = ["method", "masked", "user_id", "key", "rank"]
         ranks = pa.concat_tables(pq.read_table(one.path("lists.parquet"), columns=columns) for one in made.values())
         found = evaluate_lists(ranks, REFERENCE if REFERENCE in made else next(iter(made)))
-        cases = pq.read_table(self.root / "cases.parquet").sort_by("key")
-        for label, generation in made.items():
-            found["methods"][label] |= generation.manifest.metrics | self._beyond(generation, cases)
+        cases = pq.read_table(self.root / "cases.parquet")
+        ids = pa.array(self.data.item_ids)
+        count_N = np.bincount(self.data.item_E[dataset.fit_mask(self.data, self.split)], minlength=len(ids))
+        found["beyond"] = {label: beyond(_masked_lists(one), cases, ids, count_N) for label, one in made.items()}
+        found["cost"] = {label: one.manifest.metrics for label, one in made.items()}
         return found
 
-    def _beyond(self, generation: Generation, cases: pa.Table) -> dict[str, Any]:
-        """Exposure and segments, seen items masked."""
-        exposure = Exposure(pa.array(self.data.item_ids), 10)
-        keys, ranks = [], []
-        with pq.ParquetFile(generation.path("lists.parquet")) as file:
-            for batch in file.iter_batches(columns=["masked", "key", "rank", "item_ids"]):
-                chosen = batch.filter(batch.column("masked"))
-                exposure.add(chosen.column("item_ids"))
-                keys.append(chosen.column("key"))
-                ranks.append(chosen.column("rank"))
-        rows = pa.table({"key": pa.chunked_array(keys), "rank": pa.chunked_array(ranks)}).sort_by("key")
-        assert rows["key"].equals(cases["key"])
-        numbers = (rows["rank"], cases["history_length"], cases["target_count"])
-        count_N = np.bincount(
-            self.data.item_E[dataset.fit_mask(self.data, self.split)], minlength=len(self.data.item_ids)
-        )
-        return {
-            "lists": exposure.figures(count_N),
-            "segments": segments(*(column.to_numpy().astype(np.int64) for column in numbers)),
-        }
+
+def _masked_lists(generation: Generation) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(generation.path("lists.parquet")) as file:
+        for batch in file.iter_batches(columns=["masked", "key", "rank", "item_ids"]):
+            yield batch.filter(batch.column("masked"))
 
 
 def show(found: dict[str, Any]) -> None:
     table = Table(title=f"{found['users']:,} users, {found['cases']:,} cases", title_justify="left")
-    for name in ("method", "", *COLUMNS, "train s", "users/s", "coverage@10"):
+    for name in ("method", "", *COLUMNS, "train s", "users/s"):
         table.add_column(name, justify="left" if name in ("method", "") else "right")
     for label, row in found["methods"].items():
+        cost = found["cost"][label]
         for protocol in PROTOCOLS.values():
             values = (row[protocol][name] for name in COLUMNS)
             cells = [
@@ -159,13 +149,26 @@ def show(found: dict[str, Any]) -> None:
                 else f"{one['mean']:.4f}"
                 for name, one in zip(COLUMNS, values, strict=True)
             ]
-            rest = (f"{row['train_seconds']:.0f}", f"{row['users_per_second']:,.0f}", f"{row['lists']['coverage']:.3f}")
-            table.add_row(label, protocol, *cells, *rest)
+            table.add_row(label, protocol, *cells, f"{cost['train_seconds']:.0f}", f"{cost['users_per_second']:,.0f}")
     console.print(table)
+    console.print(_beyond_table(found["beyond"]))
     for other, protocols in found["against"].items():
         one = protocols["masked"]["NDCG@10"]
         verdict = f"{one['mean']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f}), p = {one['p_value']:.3f}"
         console.print(f"NDCG@10, masked, {found['reference']} - {other}: {verdict}")
+
+
+def _beyond_table(found: dict[str, Any]) -> Table:
+    one = next(iter(found.values()))
+    names = [segment["segment"] for segment in one["segments"]]
+    table = Table(title="First ten, seen items masked; NDCG@10 by segment", title_justify="left")
+    for name in ("method", *one["lists"], *names):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    table.add_row("cases", *("" for _ in one["lists"]), *(f"{segment['cases']:,}" for segment in one["segments"]))
+    for label, row in found.items():
+        lists = (f"{value:.3f}" for value in row["lists"].values())
+        table.add_row(label, *lists, *(f"{segment['NDCG@10']:.4f}" for segment in row["segments"]))
+    return table
 
 
 def runs_of(methods: list[str], seeds: int, quick: bool) -> list[Run]:
@@ -203,6 +206,11 @@ def main(
     bench = Bench(interactions, cases, ROOT / f"{name}-{digest(interactions.digest)}" / cases.name)
     made: dict[str, Generation] = {}
     for run in runs_of(methods.split(","), seeds, quick):
+        if run.method == "ease" and len(interactions.item_ids) > MOST_ITEMS:
+            console.print(
+                f"ease: left out, it holds a matrix of items by items, and here are more than {MOST_ITEMS:,}."
+            )
+            continue
         if made and budget_minutes is not None and time.monotonic() - started > 60 * budget_minutes:
             console.print(f"{run.label}: left out, the {budget_minutes:g} minutes are over. Run again to add it.")
             continue
@@ -222,7 +230,11 @@ def main(
     figures.append(Figure(f"quality.{name}.peak_gib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
     (bench.root / "table.json").write_text(json.dumps(found, indent=2))
     console.print(f"All figures, segments too: {bench.root / 'table.json'}")
-    publish("quality", f"{name}, {cases.name}, {found['users']:,} users, {len(interactions.item_ids):,} items", figures)
+    publish(
+        f"quality-{name}",
+        f"{name}, {cases.name}, {found['users']:,} users, {len(interactions.item_ids):,} items",
+        figures,
+    )
 
 
 if __name__ == "__main__":

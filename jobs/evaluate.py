@@ -4,7 +4,7 @@ All rank the whole catalogue for the same cases, with seen items masked and not 
 that each number can be counted again without a model.
 
 Reads   training_set/temporal, model/temporal and its codebook, the champion's twin on its own temporal split, events
-Writes  evaluation: ranked/ (a list per case, method and protocol), metrics in the manifest
+Writes  evaluation: cases/, ranked/ (a list per case, method and protocol), metrics in the manifest
 
     python -m jobs.evaluate --ds 2016-10-16 --split temporal
 """
@@ -14,8 +14,10 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from functools import reduce
+from typing import Any
 
-from pyspark.sql import DataFrame
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.common import promotions
@@ -27,8 +29,9 @@ from jobs.common.settings import Settings, load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, Split, SplitOption, interval_end, run
 from jobs.common.tables import write_rows
-from jobs.transforms.holdout import holdout_cases
+from jobs.transforms.holdout import holdout_cases, training_counts
 from jobs.transforms.ranking import RankingTask, rank
+from model.evaluation.beyond import beyond
 from model.evaluation.protocol import evaluate_lists, format_table
 from model.generation import Draft, Generation, Manifest
 from model.recommender.registry import METHODS
@@ -47,8 +50,9 @@ def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFi
     champion = promotions.champion_twin(settings)
     if champion is not None:
         models["champion"] = champion
+    training_set = by_identity(settings, models["challenger"].manifest.parents["training_set"])
     draft = store(settings, "evaluation").begin()
-    tasks = _tasks(settings, models, draft)
+    tasks = _tasks(settings, models, training_set, draft)
     events = daily_table(settings, "events")
     with open_spark(settings, "evaluate") as spark:
         cases = holdout_cases(
@@ -66,11 +70,14 @@ def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFi
                 f"No user has a target event in the {settings.promotion.holdout_days} days before "
                 f"{interval_end(ds.date()).date()}: widen promotion.holdout_days."
             )
+        counts = training_counts(*(spark.read.parquet(training_set.path(name)) for name in ("items", "sequences")))
+        asked = spread.join(counts.withColumnRenamed("item_id", "target"), "target", "left").select(
+            "key", "user_id", "target", "history_length", F.coalesce("count", F.lit(0)).alias("target_count")
+        )
+        write_rows(asked, draft, "cases", "key")
         ranked = reduce(DataFrame.unionByName, (_rank_cases(spread, name, task) for name, task in tasks.items()))
         rows, checksum = write_rows(ranked, draft, "ranked", "method", "masked", "key")
-        # At most max_test_users x max_targets_per_user rows a method and protocol: fit for one process.
-        ranks = spark.read.parquet(draft.path("ranked")).select("method", "masked", "user_id", "key", "rank")
-        metrics = evaluate_lists(ranks.orderBy("method", "masked", "key").toArrow())
+        metrics = measure(spark, draft.path("ranked"), draft.path("cases"), counts)
     draft.commit(
         Manifest(
             key={"ds": ds.date().isoformat(), "split": split},
@@ -88,9 +95,33 @@ def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFi
     log.info("held-out days, means over users with 95%% intervals:\n%s", format_table(metrics))
 
 
-def _tasks(settings: Settings, models: dict[str, Generation], draft: Draft) -> dict[str, RankingTask]:
+def measure(spark: SparkSession, ranked: str, cases: str, counts: DataFrame) -> dict[str, Any]:
+    """The figures of ranked lists of cases, both in Parquet; `counts` as `training_counts` returns them.
+
+    One process counts: there are at most max_test_users x max_targets_per_user lists a method and protocol.
+    """
+    lists = spark.read.parquet(ranked)
+    metrics = evaluate_lists(
+        lists.select("method", "masked", "user_id", "key", "rank").orderBy("method", "masked", "key").toArrow()
+    )
+    asked, items = spark.read.parquet(cases).toArrow(), counts.toArrow()
+    ids, count_N = items["item_id"].combine_chunks(), items["count"].to_numpy()
+    metrics["beyond"] = {
+        method: beyond(_masked_lists(lists, method), asked, ids, count_N) for method in metrics["methods"]
+    }
+    return metrics
+
+
+def _masked_lists(lists: DataFrame, method: str) -> list[pa.RecordBatch]:
+    chosen = lists.where((F.col("method") == method) & F.col("masked"))
+    batches: list[pa.RecordBatch] = chosen.select("key", "rank", "item_ids").toArrow().to_batches()
+    return batches
+
+
+def _tasks(
+    settings: Settings, models: dict[str, Generation], training_set: Generation, draft: Draft
+) -> dict[str, RankingTask]:
     """A ranking task for each row of the table."""
-    training_set = by_identity(settings, models["challenger"].manifest.parents["training_set"])
     tasks = {}
     for name in settings.promotion.baselines:
         inputs = {"training_set": training_set.uri, name: draft.path(name)}

@@ -38,7 +38,12 @@ def test_versions_online_are_those_of_the_live_model(shop: Shop) -> None:
 def test_evaluation_judges_the_temporal_model_on_cold_items_too(shop: Shop) -> None:
     evaluation = shop.newest("evaluation").manifest
     assert evaluation.parents["challenger"] == "model/temporal/000001"
-    assert set(evaluation.metrics["methods"]) == {"challenger", "popularity", "cooccurrence"}
+    methods = {"challenger", "popularity", "cooccurrence"}
+    assert set(evaluation.metrics["methods"]) == set(evaluation.metrics["beyond"]) == methods
+    found = evaluation.metrics["beyond"]["challenger"]
+    assert found["lists"]["invalid_rate"] == 0
+    by_length = [one["cases"] for one in found["segments"] if one["segment"].startswith("history")]
+    assert sum(by_length) == evaluation.metrics["cases"]
     additions = store(shop.settings, "codebook_additions", "codebook-temporal-000001").latest()
     assert additions is not None
     assert additions.manifest.counts == {"items": 4}
@@ -47,6 +52,7 @@ def test_evaluation_judges_the_temporal_model_on_cold_items_too(shop: Shop) -> N
 def test_report_is_one_page(shop: Shop) -> None:
     page = Path(shop.newest("report").path("report.html")).read_text()
     assert "Title number" in page
+    assert "history 1-5" in page
     assert 'src="http' not in page
 
 

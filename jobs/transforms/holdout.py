@@ -22,11 +22,12 @@ def holdout_cases(
     max_users: int,
     max_targets_per_user: int,
 ) -> DataFrame:
-    """Cases (key, user_id, target, history, seen) for events from `start` on whose type is a target.
+    """Cases (key, user_id, target, history_length, history, seen) for events from `start` on whose type is a target.
 
-    `history` holds the newest `history_items` items before the target, the test window's earlier ones included; `seen`
-    every earlier item of a masking type. A hash of the user and of the position draws users and targets within the
-    limits, so the same events give the same cases. A user's first event has no history, and is no case.
+    `history_length` counts all the user's earlier events; `history` holds the newest `history_items` items before the
+    target, the test window's earlier ones included; `seen` every earlier item of a masking type. A hash of the user and
+    of the position draws users and targets within the limits, so the same events give the same cases. A user's first
+    event has no history, and is no case.
     """
     positions = _positions(events).withColumn(
         "is_case",
@@ -62,10 +63,18 @@ def holdout_cases(
             F.concat_ws("#", "user_id", "position").alias("key"),
             "user_id",
             "target",
+            (F.col("position") - 1).alias("history_length"),
             F.slice("before.item_id", F.col("position") - length, length).alias("history"),
             F.array_distinct(F.filter("before", lambda event: event["masks"])["item_id"]).alias("seen"),
         )
     )
+
+
+def training_counts(items: DataFrame, sequences: DataFrame) -> DataFrame:
+    """(item_id, count): how often each item of a training set is a target in it."""
+    pairs = sequences.select(F.explode(F.arrays_zip("items", "targets")).alias("pair")).where("pair.targets = 1")
+    counts = pairs.groupBy(F.col("pair.items").alias("item_index")).count()
+    return items.join(counts, "item_index", "left").select("item_id", F.coalesce("count", F.lit(0)).alias("count"))
 
 
 def _positions(events: DataFrame) -> DataFrame:

@@ -20,6 +20,7 @@ PAD = -1
 """Fills `items_BT` behind a sequence's last item."""
 
 LENGTH_GROUPS = 6
+TARGETS_PER_PIECE = 256
 
 
 class SasRec(nn.Module):
@@ -71,7 +72,9 @@ class SasRec(nn.Module):
         """Summed cross-entropy over all items, or over `negatives` drawn ones in a catalogue that is too large."""
         weight_ND = self.item_embedding.weight
         if len(weight_ND) <= self.sampled_softmax_above:
-            return F.cross_entropy(states_QD @ weight_ND.T, labels_Q, reduction="sum")
+            # In pieces: storing and loading the logits [Q,N] costs more time than computing them.
+            pieces = nn.LinearCrossEntropyOptions(batch_chunk_size=TARGETS_PER_PIECE)
+            return F.linear_cross_entropy(states_QD, weight_ND, labels_Q, reduction="sum", options=pieces)
         drawn_S = torch.randint(len(weight_ND), (self.negatives,), device=labels_Q.device)
         own_Q = (states_QD * weight_ND[labels_Q]).sum(dim=1)
         # Each drawn item stands for N / S of the catalogue; a drawn target would count twice.

@@ -7,7 +7,7 @@ Shapes: N items, C cases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,27 @@ TARGET_COUNTS = {
     "item seen 50+ times": (50, None),
 }
 """Segments: least and greatest value, both included."""
+
+
+def beyond(lists: Iterable[pa.RecordBatch], cases: pa.Table, item_ids: pa.Array, count_N: Ints) -> dict[str, Any]:
+    """{"lists": figures of exposure, "segments": figures by segment} of one method's lists (key, rank, item_ids).
+
+    `cases`: key, history_length, target_count. `count_N`: how often models saw each of `item_ids`. ValueError when the
+    lists are of other cases.
+    """
+    exposure = Exposure(item_ids, 10)
+    ranks = []
+    for batch in lists:
+        exposure.add(batch.column("item_ids"))
+        ranks.append(batch.select(["key", "rank"]))
+    ranked, asked = pa.Table.from_batches(ranks).sort_by("key"), cases.sort_by("key")
+    if not ranked["key"].equals(asked["key"]):
+        raise ValueError(f"There are {ranked.num_rows} lists, and not one for each of the {asked.num_rows} cases.")
+    rank_C, length_C, count_C = (
+        column.to_numpy().astype(np.int64)
+        for column in (ranked["rank"], asked["history_length"], asked["target_count"])
+    )
+    return {"lists": exposure.figures(count_N), "segments": segments(rank_C, length_C, count_C)}
 
 
 @dataclass

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from model.recommender.methods.base import PAD, Bools, Ints, Ranked, Users
 
@@ -26,6 +27,7 @@ class ScoreRanker:
     def __init__(self, score: Callable[[Ints], Scores], count_N: Ints) -> None:
         self._score = score
         self._popular_N = np.lexsort((np.arange(count_N.size), -count_N))
+        self._place_N = np.argsort(self._popular_N)
 
     def rank(self, users: Users, seen_BS: Ints, available_N: Bools, k: int) -> Ranked:
         blocks = [slice(start, start + BLOCK_USERS) for start in range(0, len(users.ids), BLOCK_USERS)]
@@ -38,15 +40,18 @@ class ScoreRanker:
         score_BN[:, ~available_N] = -np.inf
         row_B = np.arange(len(score_BN))[:, None]
         score_BN[np.broadcast_to(row_B, seen_BS.shape)[seen_BS != PAD], seen_BS[seen_BS != PAD]] = -np.inf
-        # In the order of popularity, a stable sort of those at or above the k-th score breaks ties as promised.
-        score_BN = score_BN[:, self._popular_N]
-        least_B = np.partition(score_BN, -min(k, score_BN.shape[1]), axis=1)[:, -min(k, score_BN.shape[1])]
-        items_BK = np.full((len(score_BN), k), PAD, dtype=np.int64)
-        scores_BK = np.full((len(score_BN), k), -np.inf, dtype=np.float32)
-        for row, (score_N, least) in enumerate(zip(score_BN, least_B, strict=True)):
-            above = np.flatnonzero(score_N > least)
-            at = np.flatnonzero(score_N == least)[: k - above.size] if np.isfinite(least) else above[:0]
-            chosen = np.concatenate([above[np.argsort(-score_N[above], kind="stable")], at])
-            items_BK[row, : chosen.size] = self._popular_N[chosen]
-            scores_BK[row, : chosen.size] = score_N[chosen]
-        return items_BK, scores_BK
+        places = min(k, score_BN.shape[1])
+        best = torch.topk(torch.from_numpy(score_BN), min(places + 1, score_BN.shape[1]))
+        scores_BK, items_BK = best.values[:, :places].numpy(), best.indices[:, :places].numpy()
+        # The first that found no place tells where others of the same score did: the most popular of them have to.
+        for row in np.flatnonzero((best.values[:, places:] == best.values[:, places - 1 : places]).any(dim=1)):
+            least = scores_BK[row, -1]
+            equal = self._popular_N[score_BN[row, self._popular_N] == least]
+            above = items_BK[row, scores_BK[row] > least]
+            items_BK[row] = np.concatenate([above, equal[: places - above.size]])
+        scores_BK = np.take_along_axis(score_BN, items_BK, axis=1)
+        order_BK = np.lexsort((self._place_N[items_BK], -scores_BK), axis=1)
+        items_BK, scores_BK = (np.take_along_axis(one, order_BK, axis=1) for one in (items_BK, scores_BK))
+        items_BK[np.isneginf(scores_BK)] = PAD
+        rest = ((0, 0), (0, k - places))
+        return np.pad(items_BK, rest, constant_values=PAD), np.pad(scores_BK, rest, constant_values=-np.inf)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from jobs.transforms.holdout import holdout_cases
+from jobs.transforms.holdout import holdout_cases, training_counts
 
 START = dt.datetime(2020, 1, 10, tzinfo=dt.UTC)
 OPTIONS: dict[str, Any] = {
@@ -49,6 +49,7 @@ def test_history_and_seen_hold_nothing_but_the_past(events: DataFrame) -> None:
     assert (found["a#4"].target, found["a#4"].history, sorted(found["a#4"].seen)) == ("9", ["2", "1"], ["1"])
     assert (found["a#6"].target, found["a#6"].history, sorted(found["a#6"].seen)) == ("4", ["9", "3"], ["1", "9"])
     assert (found["new#2"].target, found["new#2"].history) == ("6", ["5"])
+    assert [found[key].history_length for key in ("a#4", "a#6", "new#2")] == [3, 5, 1]
 
 
 def test_limits_draw_the_same_cases_every_time(events: DataFrame) -> None:
@@ -56,3 +57,12 @@ def test_limits_draw_the_same_cases_every_time(events: DataFrame) -> None:
     assert len({row.user_id for row in found.values()}) == 3
     assert all(sum(row.user_id == user for row in found.values()) <= 2 for user in {r.user_id for r in found.values()})
     assert found == cases(events.repartition(1), max_users=3, max_targets_per_user=2)
+
+
+def test_training_counts_are_of_targets_alone(spark: SparkSession) -> None:
+    items = spark.createDataFrame([(0, "x"), (1, "y"), (2, "z")], "item_index int, item_id string")
+    windows = spark.createDataFrame(
+        [([0, 1, 1, -1], [0, 1, 1, 0]), ([1, 0], [1, 0])], "items array<int>, targets array<int>"
+    )
+    counts = {row.item_id: row["count"] for row in training_counts(items, windows).collect()}
+    assert counts == {"x": 0, "y": 3, "z": 0}

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.evaluation.beyond import Exposure, segments
+from model.evaluation.beyond import Exposure, beyond, segments
 from model.evaluation.dataset import Interactions, leave_one_out
 from model.evaluation.lists import write_cases, write_lists, write_training_set
 from model.evaluation.scored import ScoreRanker
@@ -73,3 +73,10 @@ def test_segments_part_the_cases() -> None:
         ("item seen 1-9 times", 2, 0.5),
         ("item seen 50+ times", 1, 0.0),
     ]
+
+
+def test_lists_of_other_cases_are_refused() -> None:
+    cases = pa.table({"key": ["a#2", "b#2"], "history_length": [1, 1], "target_count": [3, 3]})
+    lists = pa.record_batch({"key": ["a#2", "c#2"], "rank": [0, -1], "item_ids": [["x"], ["y"]]})
+    with pytest.raises(ValueError, match="not one for each of the 2 cases"):
+        beyond([lists], cases, pa.array(["x", "y"]), np.array([3, 3]))
