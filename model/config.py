@@ -26,12 +26,16 @@ class TextEncoderConfig:
 
 @dataclass(frozen=True)
 class BehaviourConfig:
-    """SASRec with full softmax cross-entropy (Kang & McAuley 2018; loss after Klenitskiy & Vasilev 2023)."""
+    """The collaborative encoder whose item vectors the tokenizer reads."""
 
     __pydantic_config__: ClassVar = STRICT
+    kind: Literal["sasrec", "dccf"] = "sasrec"
+    """"sasrec": a transformer over sequences with full softmax cross-entropy (Kang & McAuley 2018; loss after
+    Klenitskiy & Vasilev 2023). "dccf": graph layers and latent intents (Ren et al. 2023), which see no order."""
     dim: int = 64
     layers: int = 2
     heads: int = 2
+    """Of sasrec's attention."""
     dropout: float = 0.2
     epochs: int = 6
     batch_size: int = 64
@@ -42,8 +46,16 @@ class BehaviourConfig:
     max_grad_norm: float = 0.0
     """Longer gradients are cut to this length; 0 leaves all as they are."""
     sampled_softmax_above: int = 100_000
-    """Catalogues of more items than this are trained against `negatives` items drawn for each batch."""
+    """sasrec: catalogues of more items than this are trained against `negatives` items drawn for each batch."""
     negatives: int = 8_192
+    intents: int = 128
+    """dccf: latent intents of users, and as many of items."""
+    contrast_weight: float = 0.1
+    """dccf: weight of InfoNCE between the view of the graph and the view through intents."""
+    temperature: float = 0.1
+    """dccf: of InfoNCE."""
+    embedding_decay: float = 1e-4
+    """dccf: weight of a batch's squared embeddings."""
     seed: int = 0
 
 

@@ -26,7 +26,8 @@ class Processes:
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model on this process's device; its gradients become the mean over all. Call the result, not `model`."""
         model.to(self.device)
-        return model if self.world_size == 1 else DistributedDataParallel(model)
+        # No model of ours learns by its buffers; sparse ones could not be sent.
+        return model if self.world_size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
 
     def sums(self, *values: float) -> list[float]:
         """Each value's sum over the processes."""

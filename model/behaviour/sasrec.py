@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import BehaviourConfig
+from model.data.reader import Batch
 
 PAD = -1
 """Fills `items_BT` behind a sequence's last item."""
@@ -25,6 +26,8 @@ TARGETS_PER_PIECE = 256
 
 class SasRec(nn.Module):
     """Next-item model over the items 0..N-1. Sequences are left-aligned, so that no item ever attends to padding."""
+
+    columns = ("items", "targets")
 
     def __init__(self, items: int, positions: int, config: BehaviourConfig) -> None:
         super().__init__()
@@ -39,6 +42,15 @@ class SasRec(nn.Module):
         self.sampled_softmax_above, self.negatives = config.sampled_softmax_above, config.negatives
         for embedding in (self.item_embedding, self.position_embedding):
             nn.init.normal_(embedding.weight, std=0.02)
+
+    def batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What `forward` takes, of a batch of windows."""
+        items_BT, targets_BT = (torch.from_numpy(batch[name]).long() for name in self.columns)
+        return items_BT, targets_BT
+
+    def item_vectors(self) -> Tensor:
+        """[N,D]: what the tokenizer reads."""
+        return self.item_embedding.weight.detach()
 
     def encode(self, items_BT: Tensor) -> Tensor:
         """States [B,T,D]: what is known after each item. States at padded positions mean nothing."""

@@ -1,4 +1,4 @@
-"""Train the collaborative encoder on the training set's sequences; its item embeddings are the tokenizer's input.
+"""Train the collaborative encoder on the training set's sequences; its item vectors are the tokenizer's input.
 
     python -m model.behaviour.train REQUEST.json         (or: torchrun … model/behaviour/train.py REQUEST.json)
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from model.behaviour.dccf import Dccf
 from model.behaviour.sasrec import SasRec
 from model.config import ModelConfig, model_config
 from model.data.files import load_json, save_json, save_table, save_tensors
@@ -28,12 +29,13 @@ from model.processes import Processes, joined
 from model.progress import Progress
 from model.schedule import warmup_cosine
 
-COLUMNS = ("items", "targets")
 WARMUP_SHARE = 0.05
 
 
 def train_behaviour(request: dict[str, Any]) -> dict[str, Any]:
-    """Train SASRec and write its artefact, alone or as one of torchrun's processes. Returns the metrics (no wall time).
+    """Train the encoder of behaviour.kind, alone or as one of torchrun's processes, and write its artefact.
+
+    Returns the metrics (no wall time).
 
     Raises ValueError when the sequences do not fit the settings or the items, hold no target, or the loss is no number.
     """
@@ -44,8 +46,12 @@ def train_behaviour(request: dict[str, Any]) -> dict[str, Any]:
     count_N = count_targets(sequences, items.num_rows, config)
     with joined() as processes:
         torch.manual_seed(config.behaviour.seed)
-        model = SasRec(items.num_rows, config.window_items, config.behaviour)
-        losses = _train(processes.wrap(model), sequences, config, processes)
+        model: SasRec | Dccf
+        if config.behaviour.kind == "sasrec":
+            model = SasRec(items.num_rows, config.window_items, config.behaviour)
+        else:
+            model = Dccf.of_training_set(sequences, items.num_rows, config.behaviour)
+        losses = _train(model, sequences, config, processes)
         metrics = {
             "loss": losses[-1],
             "loss_by_epoch": losses,
@@ -56,7 +62,7 @@ def train_behaviour(request: dict[str, Any]) -> dict[str, Any]:
         if processes.first:
             index_N = np.arange(items.num_rows, dtype=np.int32)
             weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-            vectors = {"vectors": weights["item_embedding.weight"], "count": count_N}
+            vectors = {"vectors": model.item_vectors().cpu().numpy(), "count": count_N}
             save_table(f"{output}/items.parquet", items.add_column(0, "item_index", [index_N]))
             save_tensors(f"{output}/vectors.safetensors", vectors)
             save_tensors(f"{output}/model.safetensors", weights)
@@ -67,7 +73,7 @@ def train_behaviour(request: dict[str, Any]) -> dict[str, Any]:
 def count_targets(sequences: str, items: int, config: ModelConfig) -> np.ndarray:
     """How often each item is a target [N]: every event counts once, however many windows repeat it as context."""
     count_N = np.zeros(items, np.int64)
-    for batch in read_batches(sequences, COLUMNS, 8192, seed=0, epoch=0, shuffle=False):
+    for batch in read_batches(sequences, ("items", "targets"), 8192, seed=0, epoch=0, shuffle=False):
         items_BT = batch["items"]
         if items_BT.shape[1] != config.window_items:
             raise ValueError(
@@ -84,9 +90,10 @@ def count_targets(sequences: str, items: int, config: ModelConfig) -> np.ndarray
     return count_N
 
 
-def _train(model: nn.Module, sequences: str, config: ModelConfig, processes: Processes) -> list[float]:
+def _train(encoder: SasRec | Dccf, sequences: str, config: ModelConfig, processes: Processes) -> list[float]:
     """All epochs; returns each one's mean loss over its targets, in nats."""
     settings = config.behaviour
+    model = processes.wrap(encoder)
     torch.manual_seed(settings.seed + 1 + processes.rank)  # every process drops out other units
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps = steps_per_epoch(sequences, settings.batch_size, processes.world_size)
@@ -98,8 +105,8 @@ def _train(model: nn.Module, sequences: str, config: ModelConfig, processes: Pro
     losses = []
     for epoch in range(settings.epochs):
         total, targets = 0.0, 0.0
-        for step, batch in enumerate(_epoch(sequences, config, epoch, steps, processes)):
-            loss, count = model(*(torch.from_numpy(batch[name]).long().to(processes.device) for name in COLUMNS))
+        for step, batch in enumerate(_epoch(encoder, sequences, config, epoch, steps, processes)):
+            loss, count = model(*(tensor.to(processes.device) for tensor in encoder.batch(batch)))
             value = loss.item()
             if not math.isfinite(value):
                 raise ValueError(
@@ -121,10 +128,12 @@ def _train(model: nn.Module, sequences: str, config: ModelConfig, processes: Pro
     return losses
 
 
-def _epoch(sequences: str, config: ModelConfig, epoch: int, steps: int, processes: Processes) -> Iterator[Batch]:
+def _epoch(
+    encoder: SasRec | Dccf, sequences: str, config: ModelConfig, epoch: int, steps: int, processes: Processes
+) -> Iterator[Batch]:
     return read_batches(
         sequences,
-        COLUMNS,
+        encoder.columns,
         config.behaviour.batch_size,
         seed=config.behaviour.seed,
         epoch=epoch,

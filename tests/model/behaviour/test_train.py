@@ -44,7 +44,13 @@ def request_(tmp_path: Path) -> dict[str, Any]:
         pa.table({"item_index": index, "item_id": [f"i{i:02}" for i in index]}), training_set / "items/0.parquet"
     )
     pq.write_table(
-        pa.table({"items": pa.array(items, pa.list_(pa.int32())), "targets": pa.array(targets, pa.list_(pa.int32()))}),
+        pa.table(
+            {
+                "user_id": [f"user {window}" for window in range(len(items))],
+                "items": pa.array(items, pa.list_(pa.int32())),
+                "targets": pa.array(targets, pa.list_(pa.int32())),
+            }
+        ),
         training_set / "sequences/0.parquet",
         row_group_size=50,
     )
@@ -79,7 +85,9 @@ def test_the_same_request_gives_the_same_weights(request_: dict[str, Any]) -> No
         assert Path(request_["output"], file).read_bytes() == Path(again["output"], file).read_bytes()
 
 
-def test_two_processes_train_one_model(request_: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sasrec", "dccf"])
+def test_two_processes_train_one_model(request_: dict[str, Any], tmp_path: Path, kind: str) -> None:
+    request_["config"]["behaviour"]["kind"] = kind
     save_json(f"{tmp_path}/request.json", request_)
     script = Path(sys.modules["model.behaviour.train"].__file__ or "")
     root = str(script.parents[2])
