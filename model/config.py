@@ -62,7 +62,9 @@ class BehaviourConfig:
 @dataclass(frozen=True)
 class TokenizerConfig:
     __pydantic_config__: ClassVar = STRICT
-    kind: Literal["residual_kmeans"] = "residual_kmeans"
+    kind: Literal["residual_kmeans", "autoencoder"] = "residual_kmeans"
+    """"residual_kmeans" quantises the item's input vector as it is. "autoencoder" first learns a latent space in which
+    codes rebuild the input and their sum lies close to the text: the aligned tokenizer of the paper."""
     levels: int = 4
     codes_per_level: int = 256
     text_weight: float = 0.5
@@ -74,6 +76,23 @@ class TokenizerConfig:
     candidates: int = 16
     """Nearest prefixes that an item looks at when its own prefix is full, before the search is widened."""
     seed: int = 0
+    hidden_dim: int = 128
+    """autoencoder: this and all that follow."""
+    latent_dim: int = 32
+    epochs: int = 100
+    """At most; the first fifth runs without codes."""
+    batch_size: int = 1024
+    learning_rate: float = 1e-3
+    commitment: float = 0.25
+    """Pull of the encoder towards its codes, beside the pull of the codes towards the encoder."""
+    alignment_weight: float = 0.1
+    temperature: float = 0.07
+    """Of the alignment's InfoNCE."""
+    sinkhorn_epsilon: float = 0.003
+    sinkhorn_iterations: int = 50
+    check_every: int = 10
+    """Epochs between two checks of the repaired codes; training stops after `patience` checks without a better one."""
+    patience: int = 3
 
 
 @dataclass(frozen=True)

@@ -132,9 +132,8 @@ def _wanted(batch: Batch) -> np.ndarray:
 
 
 def _tensor(matrix: sparse.csr_array) -> Tensor:
-    parts = (torch.from_numpy(part).long() for part in (matrix.indptr, matrix.indices))
+    starts, columns = (torch.from_numpy(part).long() for part in (matrix.indptr, matrix.indices))
+    values = torch.from_numpy(matrix.data).float()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            *parts, torch.from_numpy(matrix.data).float(), size=matrix.shape, check_invariants=True
-        )
+        return torch.sparse_csr_tensor(starts, columns, values, matrix.shape, check_invariants=True)

@@ -3,8 +3,8 @@
 Nothing in it changes after training. New items get codes from the frozen centroids among the free ones, so a published
 code never moves, and models trained on the codes stay valid.
 
-Shapes: N items, M codes taken already, D behaviour dimensions, E text dimensions, P input dimensions, L levels, K codes
-a level.
+Shapes: N items, M codes taken already, D behaviour dimensions, E text dimensions, P input dimensions, Z dimensions that
+are quantised, L levels, K codes a level.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ import numpy as np
 from model.config import TokenizerConfig
 from model.data.files import load_json, load_tensors, save_json, save_tensors
 from model.tokenizer.assignment import assign_codes
+from model.tokenizer.autoencoder import Autoencoder, restored, train_autoencoder
 from model.tokenizer.inputs import InputTransform
-from model.tokenizer.quantizer import Floats, Ints, train_centroids
+from model.tokenizer.quantizer import Floats, Ints, reconstruct, train_centroids
+
+AUTOENCODER = "autoencoder."
+DECIMALS = 9
 
 
 @dataclass(frozen=True)
 class Codebook:
     config: TokenizerConfig
     transform: InputTransform
-    centroids_LKP: Floats
+    centroids_LKZ: Floats
+    autoencoder: Autoencoder | None = None
 
     @classmethod
     def train(
@@ -50,17 +55,32 @@ class Codebook:
                 raise ValueError(f"The {name} vector of item {item_ids[order_N[bad_N.argmax()]]!r} is not finite.")
         transform = InputTransform.fit(text_NE, behaviour_ND, has_behaviour_N, config.input_dim)
         x_NP = transform.apply(text_NE, behaviour_ND, has_behaviour_N, config.text_weight)
-        return cls(config, transform, train_centroids(x_NP, config))
+        if config.kind == "residual_kmeans":
+            return cls(config, transform, train_centroids(x_NP, config))
+        autoencoder, _ = train_autoencoder(x_NP, text_NE, config)
+        return cls(config, transform, autoencoder.codes_LKZ.detach().numpy().astype(np.float64), autoencoder)
 
     def inputs(self, text_NE: np.ndarray, behaviour_ND: np.ndarray, has_behaviour_N: np.ndarray) -> Floats:
-        """What is quantised [N,P]."""
+        """What the codes stand for [N,P]."""
         return self.transform.apply(text_NE, behaviour_ND, has_behaviour_N, self.config.text_weight)
+
+    def quantised(self, x_NP: Floats) -> Floats:
+        """What is quantised [N,Z]: the inputs themselves, or their latent vectors."""
+        latent_NZ = x_NP if self.autoencoder is None else self.autoencoder.encode(x_NP)
+        # The last bits depend on a row's place among others; codes must not.
+        return latent_NZ.round(DECIMALS)
+
+    def rebuilt(self, codes_NL: Ints) -> Floats:
+        """The inputs [N,P] that codes stand for."""
+        sum_NZ = reconstruct(codes_NL, self.centroids_LKZ)
+        return sum_NZ if self.autoencoder is None else self.autoencoder.decode(sum_NZ)
 
     def assign(self, item_ids: Sequence[str], x_NP: Floats, taken_ML: Ints) -> Ints:
         """Distinct free codes [N,L] for items with the inputs `x_NP`, in any order. ValueError when codes run out."""
         order_N = _order(item_ids)
-        codes_NL = np.empty((len(x_NP), len(self.centroids_LKP)), np.int64)
-        codes_NL[order_N] = assign_codes(x_NP[order_N], self.centroids_LKP, taken_ML, self.config.candidates)
+        codes_NL = np.empty((len(x_NP), len(self.centroids_LKZ)), np.int64)
+        latent_NZ = self.quantised(x_NP[order_N])
+        codes_NL[order_N] = assign_codes(latent_NZ, self.centroids_LKZ, taken_ML, self.config.candidates)
         return codes_NL
 
     def append(
@@ -80,14 +100,19 @@ class Codebook:
 
     def save(self, uri: str) -> None:
         """Write `codebook.safetensors` and `codebook.json` into a folder."""
-        save_tensors(f"{uri}/codebook.safetensors", {"centroids_LKP": self.centroids_LKP, **self.transform.tensors()})
+        tensors = {"centroids_LKZ": self.centroids_LKZ, **self.transform.tensors()}
+        if self.autoencoder is not None:
+            tensors |= {AUTOENCODER + name: tensor.numpy() for name, tensor in self.autoencoder.state_dict().items()}
+        save_tensors(f"{uri}/codebook.safetensors", tensors)
         save_json(f"{uri}/codebook.json", asdict(self.config))
 
     @classmethod
     def load(cls, uri: str) -> Codebook:
+        config = TokenizerConfig(**load_json(f"{uri}/codebook.json"))
         tensors = load_tensors(f"{uri}/codebook.safetensors")
-        centroids_LKP = tensors.pop("centroids_LKP")
-        return cls(TokenizerConfig(**load_json(f"{uri}/codebook.json")), InputTransform(**tensors), centroids_LKP)
+        learned = {name.removeprefix(AUTOENCODER): tensors.pop(name) for name in list(tensors) if AUTOENCODER in name}
+        centroids_LKZ = tensors.pop("centroids_LKZ")
+        return cls(config, InputTransform(**tensors), centroids_LKZ, restored(learned, config) if learned else None)
 
 
 def _order(item_ids: Sequence[str]) -> Ints:

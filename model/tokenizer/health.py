@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 
 from model.tokenizer.assignment import fold
-from model.tokenizer.quantizer import Floats, Ints, nearest_codes, reconstruct
+from model.tokenizer.codebook import Codebook
+from model.tokenizer.quantizer import Floats, Ints, nearest_codes
 
 
-def health(x_NP: Floats, codes_NL: Ints, centroids_LKP: Floats) -> dict[str, Any]:
+def health(codebook: Codebook, x_NP: Floats, codes_NL: Ints) -> dict[str, Any]:
     """Figures of the published codes, and of how far they are from the nearest codes, which may collide.
 
     Errors are mean squared distances between inputs (of unit length) and what their codes stand for.
     """
-    codes = centroids_LKP.shape[1]
-    near_NL = nearest_codes(x_NP, centroids_LKP)
-    near_error, error = (float(_squared_error(x_NP, each, centroids_LKP).mean()) for each in (near_NL, codes_NL))
+    codes = codebook.centroids_LKZ.shape[1]
+    near_NL = nearest_codes(codebook.quantised(x_NP), codebook.centroids_LKZ)
+    near_error, error = (float(((x_NP - codebook.rebuilt(each)) ** 2).sum(1).mean()) for each in (near_NL, codes_NL))
     moved_N, spilled_N = (codes_NL != near_NL).any(1), (codes_NL != near_NL)[:, :-1].any(1)
     group_sizes = np.unique(fold(near_NL, codes), return_counts=True)[1]
     return {
@@ -48,7 +49,3 @@ def _balance(count_K: Ints) -> dict[str, float | int]:
         "perplexity": float(np.exp(-(used * np.log(used)).sum())),
         "gini": float(((2 * rank_K - K - 1) * share_K).sum() / K),
     }
-
-
-def _squared_error(x_NP: Floats, codes_NL: Ints, centroids_LKP: Floats) -> Floats:
-    return np.asarray(((x_NP - reconstruct(codes_NL, centroids_LKP)) ** 2).sum(1))

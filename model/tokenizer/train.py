@@ -42,7 +42,7 @@ def train_tokenizer(request: dict[str, Any]) -> dict[str, Any]:
     codebook = Codebook.train(config, item_ids, text_NE, behaviour_ND, has_behaviour_N)
     x_NP = codebook.inputs(text_NE, behaviour_ND, has_behaviour_N)
     codes_NL = codebook.assign(item_ids, x_NP, np.empty((0, config.levels), np.int64))
-    figures = health(x_NP, codes_NL, codebook.centroids_LKP) | {"items_with_behaviour": int(has_behaviour_N.sum())}
+    figures = health(codebook, x_NP, codes_NL) | {"items_with_behaviour": int(has_behaviour_N.sum())}
 
     codebook.save(request["output"])
     write_item_codes(f"{request['output']}/items.parquet", item_ids, items["text_hash"].to_pylist(), codes_NL)

@@ -48,7 +48,7 @@ def test_the_order_of_the_items_changes_nothing(order: list[int]) -> None:
     codebook, _, codes_NL = train(CONFIG, 120)
     shuffled = [ids[i] for i in order]
     again = Codebook.train(CONFIG, shuffled, *(each[order] for each in vectors))
-    np.testing.assert_array_equal(again.centroids_LKP, codebook.centroids_LKP)
+    np.testing.assert_array_equal(again.centroids_LKZ, codebook.centroids_LKZ)
     x_NP = again.inputs(*(each[order] for each in vectors))
     np.testing.assert_array_equal(again.assign(shuffled, x_NP, NONE), codes_NL[order])
 
@@ -106,7 +106,7 @@ def test_either_input_alone_will_do(text_weight: float, tmp_path: Path) -> None:
 
 def test_health_adds_up() -> None:
     codebook, x_NP, codes_NL = train(CONFIG, 400)
-    figures = health(x_NP, codes_NL, codebook.centroids_LKP)
+    figures = health(codebook, x_NP, codes_NL)
     assert figures["collisions_after"] == 0
     assert figures["collisions_before"] >= 8  # of the ten equal texts, those without behaviour
     assert 0 < figures["moved_share"] < 0.2
@@ -115,7 +115,7 @@ def test_health_adds_up() -> None:
 
     codes_NL[:, 0] = 3  # everything on one code of the first level, evenly over the second
     codes_NL[:, 1] = np.arange(400) % 16
-    first, second, *_ = health(x_NP, codes_NL, codebook.centroids_LKP)["levels"]
+    first, second, *_ = health(codebook, x_NP, codes_NL)["levels"]
     assert first == {"codes_used": 1, "perplexity": pytest.approx(1), "gini": pytest.approx(15 / 16)}
     assert second == {"codes_used": 16, "perplexity": pytest.approx(16), "gini": pytest.approx(0)}
 

@@ -1,0 +1,243 @@
+"""What codes keep of behaviour and meaning, how they treat new items, and how they scale.
+
+python -m benchmarks.tokenizer [--data DIR] [--scale-items N] [--quick]
+
+DIR: see docs/data_format.md; without it, the sample's MovieLens. Neighbour preservation counts on a fifth of the users,
+whom the encoder never saw. The scale part quantises synthetic vectors, beside faiss's own residual quantizer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import faiss
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.figures import Figure, publish
+from benchmarks.movielens import write_movielens
+from benchmarks.quality import CONFIG
+from model.behaviour.train import train_behaviour
+from model.config import ModelConfig, TextEncoderConfig, TokenizerConfig
+from model.data.files import load_tensors, save_tensors
+from model.evaluation.dataset import Interactions, Split, read_folder
+from model.evaluation.lists import write_training_set
+from model.generation import digest
+from model.text_encoder import TextEncoder
+from model.tokenizer.codebook import Codebook
+from model.tokenizer.health import health
+from model.tokenizer.neighbours import preservation, together
+from model.tokenizer.quantizer import Ints
+
+ROOT = Path("build/tokenizer")
+NEW_ITEMS_SHARE = 0.1
+HELD_OUT_USERS = 5
+"""Every fifth user is held out from the encoder's training."""
+ROWS = {
+    "text only": TokenizerConfig(text_weight=1.0),
+    "behaviour only": TokenizerConfig(text_weight=0.0),
+    "both": TokenizerConfig(text_weight=0.5),
+    "aligned": TokenizerConfig(kind="autoencoder", text_weight=0.0),
+}
+GOALS = {"collisions": "<=0", "neighbours_vs_text": ">=1.3", "codes_moved": "<=0", "append_share": ">=0.9"}
+
+console = Console(highlight=False, width=160)
+
+
+@dataclass(frozen=True)
+class Items:
+    """What the tokenizer reads of a data folder's items, and the pairs it is judged by."""
+
+    ids: list[str]
+    text_NE: np.ndarray
+    behaviour_ND: np.ndarray
+    seen_N: np.ndarray
+    item_P: Ints
+    near_P: Ints
+
+    def vectors(self, rows: Any, *, without_behaviour: Any = ()) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        seen_N = self.seen_N.copy()
+        seen_N[without_behaviour] = False
+        return self.text_NE[rows], self.behaviour_ND[rows], seen_N[rows]
+
+
+def held_out(data: Interactions) -> tuple[Split, Ints, Ints]:
+    """A split that learns from all of most users and nothing of the others; user and item of the others' events."""
+    user_U = np.arange(len(data.user_ids))
+    out_U = user_U % HELD_OUT_USERS == 0
+    split = Split("held out users", np.where(out_U, 0, data.length_U), user_U[:0], user_U[:0])
+    user_E = np.repeat(user_U, data.length_U)
+    return split, user_E[out_U[user_E]], data.item_E[out_U[user_E]]
+
+
+def prepare(folder: Path, encoder: ModelConfig) -> Items:
+    """Vectors of the folder's items; those made before from the same data and settings are read."""
+    data = read_folder(folder)
+    root = ROOT / f"{folder.name}-{digest([data.digest, asdict(encoder.behaviour)])}"
+    split, user_E, item_E = held_out(data)
+    if not (root / "vectors.safetensors").exists():
+        write_training_set(root / "training_set", data, split, encoder.history_items, encoder.window_items)
+        inputs = {"training_set": str(root / "training_set")}
+        train_behaviour({"config": asdict(encoder), "inputs": inputs, "output": str(root)})
+    texts = ROOT / f"{folder.name}-{digest(data.titles)}.safetensors"
+    if not texts.exists():
+        save_tensors(str(texts), {"vectors": TextEncoder.load(TextEncoderConfig()).encode(data.titles)})
+    behaviour = load_tensors(f"{root}/vectors.safetensors")
+    text_NE = load_tensors(str(texts))["vectors"]
+    pairs = together(user_E, item_E, len(data.item_ids))
+    return Items(data.item_ids, text_NE, behaviour["vectors"], behaviour["count"] > 0, *pairs)
+
+
+def judge(items: Items, config: TokenizerConfig) -> dict[str, Any]:
+    started = time.perf_counter()
+    vectors = items.vectors(slice(None))
+    codebook = Codebook.train(config, items.ids, *vectors)
+    x_NP = codebook.inputs(*vectors)
+    codes_NL = codebook.assign(items.ids, x_NP, np.empty((0, config.levels), np.int64))
+    seconds = time.perf_counter() - started
+    kept = preservation(codes_NL, items.item_P, items.near_P)
+    return health(codebook, x_NP, codes_NL) | {"neighbours": kept, "seconds": seconds, "codes": codes_NL}
+
+
+def append(items: Items, config: TokenizerConfig) -> tuple[int, float]:
+    """Published codes that moved; new items' neighbour preservation over that of a full training that knew them."""
+    everyone = np.arange(len(items.ids))
+    new = np.random.default_rng(0).permutation(everyone)[: int(NEW_ITEMS_SHARE * len(everyone))]
+    old = np.setdiff1d(everyone, new)
+    codebook = Codebook.train(config, [items.ids[i] for i in old], *items.vectors(old))
+    none_taken = np.empty((0, config.levels), np.int64)
+    published = codebook.assign([items.ids[i] for i in old], codebook.inputs(*items.vectors(old)), none_taken)
+    codes_NL = np.empty((len(everyone), config.levels), np.int64)
+    codes_NL[old] = published
+    codes_NL[new] = codebook.append([items.ids[i] for i in new], items.text_NE[new], published)
+    vectors = items.vectors(slice(None), without_behaviour=new)
+    again = Codebook.train(config, items.ids, *vectors)
+    again_NL = again.assign(items.ids, again.inputs(*vectors), none_taken)
+    of_new_P = np.isin(items.item_P, new)
+    shares = [
+        preservation(codes, items.item_P[of_new_P], items.near_P[of_new_P])[1]["ratio"]
+        for codes in (codes_NL, again_NL)
+    ]
+    return int((codes_NL[old] != published).any(1).sum()), shares[0] / shares[1]
+
+
+def scale(items: int, dim: int = 384) -> dict[str, float]:
+    """Seconds of training, encoding and repair of synthetic vectors, and of faiss's residual quantizer on the same."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(1000, 24)).astype(np.float32)
+    latent = centres[rng.integers(0, 1000, items)] + 0.5 * rng.normal(size=(items, 24)).astype(np.float32)
+    text_NE = latent @ rng.normal(size=(24, dim)).astype(np.float32)
+    ids = [f"{i:08d}" for i in range(items)]
+    nothing_ND, nobody_N = np.zeros((items, 1), np.float32), np.zeros(items, bool)
+    config = TokenizerConfig(text_weight=1.0)
+    times = [time.perf_counter()]
+    codebook = Codebook.train(config, ids, text_NE, nothing_ND, nobody_N)
+    times.append(time.perf_counter())
+    x_NP = codebook.inputs(text_NE, nothing_ND, nobody_N)
+    times.append(time.perf_counter())
+    codes_NL = codebook.assign(ids, x_NP, np.empty((0, config.levels), np.int64))
+    times.append(time.perf_counter())
+    quantizer = faiss.ResidualQuantizer(dim, config.levels, 8)
+    quantizer.train(text_NE)
+    quantizer.compute_codes(text_NE)
+    times.append(time.perf_counter())
+    train, reduce, repair, theirs = np.diff(times)
+    assert len(np.unique(codes_NL, axis=0)) == items
+    return {
+        "train": train,
+        "reduce": reduce,
+        "encode and repair": repair,
+        "ours": train + reduce + repair,
+        "faiss": theirs,
+    }
+
+
+def main(
+    data: Annotated[Path | None, typer.Option(help="A folder as docs/data_format.md says.")] = None,
+    encoder: Annotated[str, typer.Option(help="Behaviour from sasrec or dccf.")] = "sasrec",
+    epochs: Annotated[int, typer.Option(help="Of the encoder.")] = 20,
+    scale_items: Annotated[int, typer.Option(help="Synthetic items; 0 leaves the scale part out.")] = 1_000_000,
+    quick: Annotated[bool, typer.Option("--quick", help="Few epochs, 50,000 synthetic items.")] = False,
+) -> None:
+    folder = data or write_movielens(ROOT / "movielens")
+    behaviour = dataclasses.replace(CONFIG.behaviour, kind=encoder, epochs=5 if quick else epochs)
+    items = prepare(folder, dataclasses.replace(CONFIG, behaviour=behaviour))
+    found = {name: judge(items, config) for name, config in ROWS.items()}
+    show(found)
+    aligned, text = (found[name]["neighbours"][1]["ratio"] for name in ("aligned", "text only"))
+    moved, kept = append(items, ROWS["aligned"])
+    shuffled = np.random.default_rng(1).permutation(len(items.ids))
+    again = judge(
+        Items(
+            [items.ids[i] for i in shuffled],
+            *items.vectors(shuffled),
+            item_P=np.argsort(shuffled)[items.item_P],
+            near_P=np.argsort(shuffled)[items.near_P],
+        ),
+        ROWS["aligned"],
+    )
+    same = float((again["codes"] == found["aligned"]["codes"][shuffled]).all(1).mean())
+    values = {
+        "collisions": float(sum(row["collisions_after"] for row in found.values())),
+        "neighbours_vs_text": aligned / text,
+        "codes_moved": float(moved),
+        "append_share": kept,
+        "same_codes_permuted": same,
+    }
+    figures = [
+        Figure(f"tokenizer.{name}", value, GOALS.get(name, "") if data else "") for name, value in values.items()
+    ]
+    if scale_items:
+        times = scale(50_000 if quick else scale_items)
+        console.print(
+            f"{'50,000' if quick else f'{scale_items:,}'} items, seconds: "
+            + ", ".join(f"{name} {value:.1f}" for name, value in times.items())
+        )
+        figures.append(Figure("tokenizer.time_vs_faiss", times["ours"] / times["faiss"], "" if quick else "<=1.5"))
+        figures.append(Figure("tokenizer.peak_gib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+    publish(f"tokenizer-{folder.name}", f"{folder.name}, {len(items.ids):,} items, behaviour from {encoder}", figures)
+
+
+def show(found: dict[str, dict[str, Any]]) -> None:
+    table = Table(
+        title="Neighbour preservation over chance, on held-out users; error, codes used and perplexity",
+        title_justify="left",
+    )
+    for name in (
+        "codes from",
+        "u",
+        "u,v",
+        "error / variance",
+        "repair adds",
+        "collide before",
+        "used",
+        "perplexity",
+        "s",
+    ):
+        table.add_column(name, justify="left" if name == "codes from" else "right")
+    for name, row in found.items():
+        u, uv = (one["ratio"] for one in row["neighbours"])
+        levels = row["levels"]
+        table.add_row(
+            name,
+            f"{u:.2f}",
+            f"{uv:.2f}",
+            f"{row['reconstruction_error'] / row['variance']:.3f}",
+            f"{row['added_squared_error'] / row['variance']:.4f}",
+            f"{row['collisions_before']:,}",
+            " ".join(str(level["codes_used"]) for level in levels),
+            " ".join(f"{level['perplexity']:.0f}" for level in levels),
+            f"{row['seconds']:.0f}",
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
