@@ -13,7 +13,7 @@ import resource
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import faiss
 import numpy as np
@@ -47,6 +47,8 @@ ROWS = {
     "aligned": TokenizerConfig(kind="autoencoder", text_weight=0.0),
 }
 GOALS = {"collisions": "<=0", "neighbours_vs_text": ">=1.3", "codes_moved": "<=0", "append_share": ">=0.9"}
+
+Encoder = Literal["sasrec", "dccf"]
 
 console = Console(highlight=False, width=160)
 
@@ -161,7 +163,7 @@ def scale(items: int, dim: int = 384) -> dict[str, float]:
 
 def main(
     data: Annotated[Path | None, typer.Option(help="A folder as docs/data_format.md says.")] = None,
-    encoder: Annotated[str, typer.Option(help="Behaviour from sasrec or dccf.")] = "sasrec",
+    encoder: Annotated[Encoder, typer.Option(help="Where behaviour comes from.")] = "sasrec",
     epochs: Annotated[int, typer.Option(help="Of the encoder.")] = 20,
     scale_items: Annotated[int, typer.Option(help="Synthetic items; 0 leaves the scale part out.")] = 1_000_000,
     quick: Annotated[bool, typer.Option("--quick", help="Few epochs, 50,000 synthetic items.")] = False,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -20,15 +20,16 @@ from jobs.common.artefacts import additions_store, by_identity, code_files, live
 from jobs.common.code_version import code_version
 from jobs.common.contracts import daily_table
 from jobs.common.item_vectors import write_text_vectors
+from jobs.common.publishing import ledger_of
 from jobs.common.settings import load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, Split, run
 from jobs.transforms.snapshot import newest_per_key
+from model.config import TokenizerConfig
 from model.data.files import load_tensors
 from model.generation import Manifest, sha256
-from model.tokenizer.train import append_codes, write_item_codes
-
-ITEMS_FILE = "items.parquet"
+from model.tokenizer.health import reserve
+from model.tokenizer.train import ITEMS_FILE, append_codes, write_item_codes
 
 log = logging.getLogger("encode_items")
 
@@ -54,7 +55,8 @@ def main(ds: Day, split: OptionalSplit = None, append: Append = False, settings_
     if any(item_text.was_read(parents.values(), dt.date.fromisoformat(until), ds.date()) for parents, until in made):
         log.info("every item has its code in %s: none is new", codebook.identity)
         return
-    with open_spark(settings, "encode_items") as spark:
+    # The one writer's lease: two at once could give one code to two items, or two codes to one.
+    with ledger_of(settings).lease("encode_items") as lease, open_spark(settings, "encode_items") as spark:
         known = spark.read.parquet(*code_files(settings, codebook))
         items = newest_per_key(item_text.read(spark, None, ds.date()), "item_id").join(known, "item_id", "left_anti")
         # Item-sized, like everything from here on.
@@ -67,21 +69,41 @@ def main(ds: Day, split: OptionalSplit = None, append: Append = False, settings_
         numbered = spark.createDataFrame(new.rename_axis("item_index").reset_index())
         draft = additions_store(settings, codebook).begin()
         text_NE = load_tensors(write_text_vectors(spark, settings, numbered, draft))["vectors"]
-        levels = range(settings.model.tokenizer.levels)
-        taken_ML = known.select(*(f"code_{level}" for level in levels)).toPandas().to_numpy(np.int64)
-    item_ids, text_hashes = new["item_id"].to_list(), new["text_hash"].to_list()
-    codes_NL = append_codes(codebook.uri, item_ids, text_NE, taken_ML)
-    write_item_codes(draft.path(ITEMS_FILE), item_ids, text_hashes, codes_NL, first_index)
-    draft.commit(
-        Manifest(
-            key={"ds": ds.date().isoformat()},
-            counts={"items": len(new)},
-            parents={"codebook": codebook.identity, **item_text.parents(None, ds.date())},
-            code_version=code_version(),
-            checksums={ITEMS_FILE: sha256(draft.path(ITEMS_FILE))},
+        # The codebook's own settings: today's may be for the next one.
+        tokenizer = TokenizerConfig(**codebook.manifest.settings["tokenizer"])
+        levels = (f"code_{level}" for level in range(tokenizer.levels))
+        taken_ML = known.select(*levels).toPandas().to_numpy(np.int64)
+        item_ids, text_hashes = new["item_id"].to_list(), new["text_hash"].to_list()
+        codes_NL = append_codes(codebook.uri, item_ids, text_NE, taken_ML)
+        write_item_codes(draft.path(ITEMS_FILE), item_ids, text_hashes, codes_NL, first_index)
+        room = reserve(np.concatenate([taken_ML, codes_NL]), tokenizer.codes_per_level)
+        lease.check()
+        draft.commit(
+            Manifest(
+                key={"ds": ds.date().isoformat()},
+                counts={"items": len(new)},
+                metrics={"reserve": room},
+                parents={"codebook": codebook.identity, **item_text.parents(None, ds.date())},
+                code_version=code_version(),
+                checksums={ITEMS_FILE: sha256(draft.path(ITEMS_FILE))},
+            )
         )
-    )
     log.info("gave codes to %d new items in %s", len(new), codebook.identity)
+    warn_of_reserve(room)
+
+
+def warn_of_reserve(room: dict[str, Any]) -> None:
+    """Say it before codes run out where new items go; the items themselves always get one, if a less fitting one."""
+    if room["nearly_full"]:
+        tightest = room["tightest"][0]
+        log.warning(
+            "%d of %d prefixes have less than a tenth of their last codes free (%s: %d): new items like theirs will "
+            "get codes of other prefixes. Train a new codebook.",
+            room["nearly_full"],
+            room["prefixes"],
+            tightest["prefix"],
+            tightest["free"],
+        )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 
 from jobs.common.artefacts import by_identity, store
 from jobs.common.code_version import code_version
+from jobs.common.codebook_plots import plot_picture, plot_usage
 from jobs.common.contracts import daily_table
 from jobs.common.pages import png, render
 from jobs.common.promotions import live_verdict
@@ -62,8 +63,8 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
         verdict=verdict.manifest.metrics,
         loss_plot=_plot_losses({"judged": twin, "live": model}),
         health=codebook.manifest.metrics,
-        codebook_items=codebook.manifest.metrics["items"],
-        codebook_plot=_plot_codebook(codebook.manifest.metrics),
+        codebook_plot=plot_usage(codebook.manifest.metrics),
+        codebook_picture=plot_picture(codebook.path("picture.safetensors")),
         users=users,
         parents=lists.manifest.parents,
     )
@@ -119,18 +120,6 @@ def _plot_losses(models: dict[str, Generation]) -> str:
             axes.plot(range(1, len(values) + 1), values, marker="o", label=name)
         axes.set(title=task, xlabel="epoch", ylabel="loss, nats per token")
         axes.legend()
-    return png(figure)
-
-
-def _plot_codebook(health: dict[str, Any]) -> str:
-    figure = Figure(figsize=(6.4, 2.6), layout="constrained")
-    axes = figure.subplots()
-    levels = range(len(health["levels"]))
-    for offset, figure_name, label in ((-0.2, "codes_used", "codes used"), (0.2, "perplexity", "perplexity")):
-        heights = [level[figure_name] for level in health["levels"]]
-        axes.bar([level + offset for level in levels], heights, 0.4, label=label)
-    axes.set(xticks=list(levels), xticklabels=[f"level {level + 1}" for level in levels])
-    figure.legend(loc="outside upper center", ncols=2)
     return png(figure)
 
 

@@ -8,19 +8,27 @@ Writes  codebook/<split>: the frozen codebooks, the items' codes, the health fig
 
 from __future__ import annotations
 
-from jobs.common.artefacts import commit_trained, descendant, newest, store
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jobs.common.artefacts import code_files, commit_trained, descendant, newest, store
 from jobs.common.item_vectors import write_text_vectors
 from jobs.common.settings import load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, SplitOption, run
-from model.tokenizer.train import train_tokenizer
+from model.tokenizer.health import churn
+from model.tokenizer.train import ITEMS_FILE, train_tokenizer
 
 
 def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
     training_set = newest(settings, "training_set", split, ds.date(), "build_training_set")
     behaviour = descendant(settings, "behaviour", split, ds.date(), training_set, "train_behaviour")
-    draft = store(settings, "codebook", split).begin()
+    codebooks = store(settings, "codebook", split)
+    previous = codebooks.latest()
+    draft = codebooks.begin()
     with open_spark(settings, "train_tokenizer") as spark:
         items = spark.read.parquet(training_set.path("items"))
         text_vectors = write_text_vectors(spark, settings, items, draft)
@@ -31,8 +39,25 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
             "output": draft.uri,
         }
     )
+    if previous is not None:
+        published = code_files(settings, previous)
+        metrics["churn"] = {"previous": previous.identity, **churn_since(published, draft.path(ITEMS_FILE))}
     parents = {"training_set": training_set, "behaviour": behaviour}
     commit_trained(settings, draft, ds.date(), split, metrics, parents, ("text_encoder", "tokenizer"))
+
+
+def churn_since(published: list[str], items_file: str) -> dict[str, Any]:
+    """What became of the codes that the previous codebook's files give to the same items. Item-sized."""
+    before, after = _codes(published), _codes([items_file])
+    if before.shape[1] != after.shape[1]:
+        return {"items": 0}  # another number of levels: nothing to compare
+    both = before.index.intersection(after.index).sort_values()
+    return churn(before.loc[both].to_numpy(np.int64), after.loc[both].to_numpy(np.int64))
+
+
+def _codes(files: list[str]) -> pd.DataFrame:
+    rows = pd.concat([pd.read_parquet(file) for file in files]).set_index("item_id")
+    return rows[sorted(name for name in rows.columns if name.startswith("code_"))]
 
 
 if __name__ == "__main__":

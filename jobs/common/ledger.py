@@ -179,7 +179,8 @@ class Ledger:
                 return claim
             if time.monotonic() > patience:
                 raise LeaseHeldError(
-                    f"{holder.step} (process {holder.pid} on {holder.host}) is writing online. Try again later."
+                    f"{holder.step} (process {holder.pid} on {holder.host}) holds the lease of the one writer. "
+                    "Try again later."
                 )
             time.sleep(min(1.0, self.lease_seconds / 10))
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import fsspec
 import numpy as np
-import pyarrow.dataset as ds
 
 from model.data.files import load_tensors, save_tensors
+from model.data.targets import count_items, read_windows
 from model.recommender.methods.base import PAD, Bools, Ints, Method, Ranked, Users
 
 POPULARITY_FILE = "popularity.safetensors"
@@ -20,12 +19,10 @@ POPULARITY_FILE = "popularity.safetensors"
 def train_popularity(request: dict[str, Any]) -> dict[str, Any]:
     """Count each item's targets in `training_set`; writes counts [N]."""
     training_set = request["inputs"]["training_set"]
-    fs, path = fsspec.url_to_fs(training_set)
-    items = ds.dataset(f"{path}/items", filesystem=fs).count_rows()
+    items = count_items(training_set)
     count_N = np.zeros(items, dtype=np.int64)
-    for batch in ds.dataset(f"{path}/sequences", filesystem=fs).to_batches(columns=["items", "targets"]):
-        item_T, target_T = (batch.column(name).flatten().to_numpy() for name in ("items", "targets"))
-        count_N += np.bincount(item_T[target_T == 1], minlength=items)
+    for _, item_BT, wanted_BT in read_windows(training_set):
+        count_N += np.bincount(item_BT[wanted_BT], minlength=items)
     save_tensors(f"{request['output']}/{POPULARITY_FILE}", {"count": count_N})
     return {"items": items, "targets": int(count_N.sum())}
 

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow.dataset as ds
 from scipy import sparse
 
 from model.data.files import load_tensors, save_tensors
+from model.data.targets import count_items, read_targets, read_windows
 from model.evaluation.scored import ScoreRanker
 from model.recommender.methods.base import PAD, Ints
 
@@ -35,32 +34,16 @@ REACH = 3
 """How many items before an item count as the ones that it succeeds."""
 
 
-def read_events(training_set: str) -> tuple[Ints, Ints, sparse.csr_array, int]:
-    """User number and item of each target [E], the successor counts [N,N], and N, in one pass over the windows.
-
-    Every event is a target in one window alone, and the items before it stand before it there, so nothing counts twice.
-    """
-    fs, path = fsspec.url_to_fs(training_set)
-    items = ds.dataset(f"{path}/items", filesystem=fs).count_rows()
-    numbers: dict[str, int] = {}
-    users, targets = [], []
+def follow_counts(training_set: str, items: int) -> sparse.csr_array:
+    """[N,N]: how often, and how closely, an item followed another. What stands before a target stands in its window."""
     follows = sparse.csr_array((items, items), dtype=np.float64)
-    for batch in ds.dataset(f"{path}/sequences", filesystem=fs).to_batches(columns=["user_id", "items", "targets"]):
-        if not len(batch):
-            continue
-        user_B = np.array([numbers.setdefault(user, len(numbers)) for user in batch.column("user_id").to_pylist()])
-        item_BT, target_BT = (
-            batch.column(name).flatten().to_numpy().reshape(len(batch), -1) for name in ("items", "targets")
-        )
-        wanted_BT = (target_BT == 1) & (item_BT != PAD)
-        users.append(np.broadcast_to(user_B[:, None], item_BT.shape)[wanted_BT])
-        targets.append(item_BT[wanted_BT].astype(np.int64))
+    for _, item_BT, wanted_BT in read_windows(training_set):
         for gap in range(1, REACH + 1):
             before, after = item_BT[:, :-gap], item_BT[:, gap:]
             pairs = wanted_BT[:, gap:] & (before != PAD)
             weight = np.full(int(pairs.sum()), 1 / gap)
             follows += sparse.csr_array((weight, (before[pairs], after[pairs])), shape=follows.shape)
-    return np.concatenate(users), np.concatenate(targets), follows, items
+    return follows
 
 
 def item_knn_weights(user_E: Ints, item_E: Ints, items: int) -> sparse.csr_array:
@@ -102,10 +85,16 @@ def _without_zeros(weights: Any) -> sparse.csr_array:
 
 def train(request: dict[str, Any], name: str) -> dict[str, Any]:
     """Count for one of PARTS; writes its matrices and the items' counts."""
-    user_E, item_E, follows, items = read_events(request["inputs"]["training_set"])
+    training_set = request["inputs"]["training_set"]
+    items = count_items(training_set)
+    user_E, item_E = read_targets(training_set)
     tensors: dict[str, np.ndarray] = {"count": np.bincount(item_E, minlength=items)}
     for part in PARTS[name]:
-        weights = item_knn_weights(user_E, item_E, items) if part == KNN else successor_weights(follows)
+        weights = (
+            item_knn_weights(user_E, item_E, items)
+            if part == KNN
+            else successor_weights(follow_counts(training_set, items))
+        )
         tensors |= {f"{part}.{piece}": getattr(weights, piece) for piece in PIECES}
     save_tensors(f"{request['output']}/{name}.safetensors", tensors)
     return {"items": items, "targets": len(item_E)}

@@ -16,7 +16,7 @@ import scipy.linalg
 from scipy import sparse
 
 from model.data.files import load_tensors, save_tensors
-from model.evaluation.cooccurrence import read_events
+from model.data.targets import count_items, read_targets
 from model.evaluation.scored import ScoreRanker
 from model.recommender.methods.base import PAD, Ints
 
@@ -29,9 +29,11 @@ MOST_ITEMS = 30_000
 
 def train(request: dict[str, Any]) -> dict[str, Any]:
     """Writes weights [N,N] float32 and count [N]. ValueError for a catalogue of more than MOST_ITEMS items."""
-    user_E, item_E, _, items = read_events(request["inputs"]["training_set"])
+    training_set = request["inputs"]["training_set"]
+    items = count_items(training_set)
     if items > MOST_ITEMS:
         raise ValueError(f"ease holds a matrix of items by items: {items} are more than {MOST_ITEMS}. Leave it out.")
+    user_E, item_E = read_targets(training_set)
     user_items = sparse.csr_array((np.ones(user_E.size, np.float32), (user_E, item_E)), shape=(user_E.max() + 1, items))
     user_items.data[:] = 1
     gram = (user_items.T @ user_items).toarray()

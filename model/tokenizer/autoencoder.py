@@ -177,8 +177,10 @@ def _repaired_loss(model: Autoencoder, x_NP: Floats, text: Tensor) -> float:
 
 def _sinkhorn(distance_BK: Tensor, config: TokenizerConfig) -> Tensor:
     """Codes [B] by entropic optimal transport, which gives each code as many items. In float64: float32 underflows."""
-    middle, reach = (distance_BK.max() + distance_BK.min()) / 2, (distance_BK.max() - distance_BK.min()) / 2
-    kernel_BK = torch.exp(-((distance_BK - middle) / reach.clamp(min=1e-12)).double() / config.sinkhorn_epsilon)
+    least, greatest = distance_BK.min(), distance_BK.max()
+    # Costs in [0, 1]: what is multiplied below then stays within float64's exponents.
+    cost_BK = ((distance_BK - least) / (greatest - least).clamp(min=1e-12)).double()
+    kernel_BK = torch.exp(-cost_BK / config.sinkhorn_epsilon)
     item_B = kernel_BK.new_ones(len(kernel_BK))
     for _ in range(config.sinkhorn_iterations):
         code_K = 1 / (kernel_BK.T @ item_B)
@@ -188,7 +190,9 @@ def _sinkhorn(distance_BK: Tensor, config: TokenizerConfig) -> Tensor:
 
 def _in_float64(layers: nn.Module, rows: Floats) -> Floats:
     device = next(layers.parameters()).device
-    result: Floats = copy.deepcopy(layers).double()(torch.as_tensor(rows, device=device)).cpu().numpy()
+    result: Floats = (
+        copy.deepcopy(layers).double()(torch.as_tensor(rows, dtype=torch.float64, device=device)).cpu().numpy()
+    )
     return result
 
 

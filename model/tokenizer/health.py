@@ -13,6 +13,9 @@ from model.tokenizer.assignment import fold
 from model.tokenizer.codebook import Codebook
 from model.tokenizer.quantizer import Floats, Ints, nearest_codes
 
+NEARLY_FULL = 0.1
+TIGHTEST = 5
+
 
 def health(codebook: Codebook, x_NP: Floats, codes_NL: Ints) -> dict[str, Any]:
     """Figures of the published codes, and of how far they are from the nearest codes, which may collide.
@@ -49,3 +52,43 @@ def _balance(count_K: Ints) -> dict[str, float | int]:
         "perplexity": float(np.exp(-(used * np.log(used)).sum())),
         "gini": float(((2 * rank_K - K - 1) * share_K).sum() / K),
     }
+
+
+def reserve(codes_NL: Ints, codes: int) -> dict[str, Any]:
+    """How much room for new items is left beside items that are there: by prefix (all codes but the last) in use.
+
+    {"prefixes", "full", "nearly_full": with less than a tenth free, "tightest": [{"prefix", "free"}]}
+    """
+    prefixes, used = np.unique(codes_NL[:, :-1], axis=0, return_counts=True)
+    free = codes - used
+    tightest = np.argsort(free, kind="stable")[:TIGHTEST]
+    return {
+        "prefixes": len(prefixes),
+        "full": int((free == 0).sum()),
+        "nearly_full": int((free < NEARLY_FULL * codes).sum()),
+        "tightest": [{"prefix": "-".join(map(str, prefixes[i])), "free": int(free[i])} for i in tightest],
+    }
+
+
+def churn(before_NL: Ints, after_NL: Ints) -> dict[str, float | int]:
+    """How much of the codes of the same items, in the same order, another codebook keeps.
+
+    "same_code", "same_first": shares of items. Names of codes mean nothing across codebooks, so "together" says of the
+    pairs of items that shared their first two codes which share still do (1.0 when none did).
+    """
+    K = int(max(before_NL.max(initial=0), after_NL.max(initial=0))) + 1
+    groups = [fold(codes[:, :2], K) for codes in (before_NL, after_NL)]
+    pairs_before = _pairs(groups[0])
+    both = fold(np.column_stack([np.unique(group, return_inverse=True)[1] for group in groups]), len(before_NL) + 1)
+    return {
+        "items": len(before_NL),
+        "same_code": float((before_NL == after_NL).all(1).mean()) if len(before_NL) else 1.0,
+        "same_first": float((before_NL[:, 0] == after_NL[:, 0]).mean()) if len(before_NL) else 1.0,
+        "together": _pairs(both) / pairs_before if pairs_before else 1.0,
+    }
+
+
+def _pairs(group_N: Ints) -> float:
+    """How many pairs of items stand in one group."""
+    size = np.unique(group_N, return_counts=True)[1].astype(np.float64)
+    return float((size * (size - 1)).sum() / 2)

@@ -32,8 +32,8 @@ class InputTransform:
         cls, text_NE: np.ndarray, behaviour_ND: np.ndarray, has_behaviour_N: np.ndarray, dim: int
     ) -> InputTransform:
         """Learn from the items, in the order given; at most `dim` components of each input."""
-        text_mean_E, text_axes_EQ = _principal_axes(text_NE, dim)
-        behaviour_mean_D, behaviour_axes_DP = _principal_axes(behaviour_ND[has_behaviour_N], dim)
+        text_mean_E, text_axes_EQ = principal_axes(text_NE, dim)
+        behaviour_mean_D, behaviour_axes_DP = principal_axes(behaviour_ND[has_behaviour_N], dim)
         text_BX = _with_constant(_unit((text_NE[has_behaviour_N] - text_mean_E) @ text_axes_EQ))
         behaviour_BP = _unit((behaviour_ND[has_behaviour_N] - behaviour_mean_D) @ behaviour_axes_DP)
         normal_XX = text_BX.T @ text_BX + RIDGE * np.eye(text_BX.shape[1])
@@ -67,7 +67,7 @@ class InputTransform:
         return asdict(self)
 
 
-def _principal_axes(x_ND: np.ndarray, dim: int) -> tuple[Floats, Floats]:
+def principal_axes(x_ND: np.ndarray, dim: int) -> tuple[Floats, Floats]:
     """Mean [D] and leading principal axes [D,min(dim,D)], each with its largest entry positive. Zeros without rows."""
     D = x_ND.shape[1]
     if not len(x_ND):

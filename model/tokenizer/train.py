@@ -2,7 +2,8 @@
 
 The request is {"config": ModelConfig as JSON, "inputs": {"training_set": URI, "behaviour": URI, "text_vectors": URI of
 a safetensors file {vectors [N,E]} in the order of item_index}, "output": URI of a folder}. Written there:
-`codebook.safetensors`, `codebook.json`, `items.parquet` (item_index, item_id, text_hash, code_0 …) and `health.json`.
+`codebook.safetensors`, `codebook.json`, `items.parquet` (item_index, item_id, text_hash, code_0 …), `health.json` and
+`picture.safetensors` {place [N,2] float32, first [N] int64: the first codes}.
 
 Shapes: N items, M codes taken already, D behaviour dimensions, E text dimensions, L levels.
 """
@@ -16,11 +17,16 @@ import numpy as np
 import pyarrow as pa
 
 from model.config import model_config
-from model.data.files import load_tensors, save_json, save_table
+from model.data.files import load_tensors, save_json, save_table, save_tensors
 from model.data.reader import read_items
+from model.data.targets import read_targets
 from model.tokenizer.codebook import Codebook
-from model.tokenizer.health import health
+from model.tokenizer.health import health, reserve
+from model.tokenizer.neighbours import preservation, together
+from model.tokenizer.portrait import examples, picture, tree
 from model.tokenizer.quantizer import Ints
+
+ITEMS_FILE = "items.parquet"
 
 
 def train_tokenizer(request: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +35,7 @@ def train_tokenizer(request: dict[str, Any]) -> dict[str, Any]:
     Raises ValueError when the inputs are not about the same items, or the catalogue is larger than the code space.
     """
     config, inputs = model_config(request["config"]).tokenizer, request["inputs"]
-    items = read_items(f"{inputs['training_set']}/items", ["item_id", "text_hash"])
+    items = read_items(f"{inputs['training_set']}/items", ["item_id", "title", "text_hash"])
     item_ids = items["item_id"].to_pylist()
     text_NE = load_tensors(inputs["text_vectors"])["vectors"]
     if len(text_NE) != len(item_ids):
@@ -42,10 +48,19 @@ def train_tokenizer(request: dict[str, Any]) -> dict[str, Any]:
     codebook = Codebook.train(config, item_ids, text_NE, behaviour_ND, has_behaviour_N)
     x_NP = codebook.inputs(text_NE, behaviour_ND, has_behaviour_N)
     codes_NL = codebook.assign(item_ids, x_NP, np.empty((0, config.levels), np.int64))
-    figures = health(codebook, x_NP, codes_NL) | {"items_with_behaviour": int(has_behaviour_N.sum())}
+    user_E, item_E = read_targets(inputs["training_set"])
+    figures = health(codebook, x_NP, codes_NL) | {
+        "items_with_behaviour": int(has_behaviour_N.sum()),
+        # On what the encoder saw: whether codes keep what the vectors know, not whether that is true.
+        "neighbours": preservation(codes_NL, *together(user_E, item_E, len(item_ids))),
+        "reserve": reserve(codes_NL, config.codes_per_level),
+        "tree": tree(codes_NL),
+        "examples": examples(x_NP, codes_NL, items["title"].to_pylist()),
+    }
 
+    save_tensors(f"{request['output']}/picture.safetensors", {"place": picture(x_NP), "first": codes_NL[:, 0].copy()})
     codebook.save(request["output"])
-    write_item_codes(f"{request['output']}/items.parquet", item_ids, items["text_hash"].to_pylist(), codes_NL)
+    write_item_codes(f"{request['output']}/{ITEMS_FILE}", item_ids, items["text_hash"].to_pylist(), codes_NL)
     save_json(f"{request['output']}/health.json", figures)
     return figures
 

@@ -50,7 +50,7 @@ def test_only_one_of_many_writers_holds_the_lease_at_a_time(tmp_path: Path) -> N
 
 def test_a_live_writer_keeps_the_lease_beyond_its_term(ledger: Ledger) -> None:
     with ledger.lease("publish") as lease:
-        with pytest.raises(LeaseHeldError, match=r"publish \(process \d+ on .*\) is writing online"):
+        with pytest.raises(LeaseHeldError, match=r"publish \(process \d+ on .*\) holds the lease"):
             Ledger(ledger.uri.removesuffix("/ledger"), lease_seconds=0.5)._acquire("rollback")
         lease.check()
     with ledger.lease("rollback") as lease:

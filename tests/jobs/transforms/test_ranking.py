@@ -21,7 +21,11 @@ def task(tmp_path: Path) -> RankingTask:
         (tmp_path / folder).mkdir()
     pq.write_table(pa.table({"item_id": list("abcde")}), tmp_path / "items" / "part-0.parquet")
     pq.write_table(pa.table({"item_id": ["e", "gone"]}), tmp_path / "unavailable.parquet")
-    windows = {"items": [[0, 1, 2, 3, 4], [4, 4, 3, 2, -1]], "targets": [[1] * 5, [1, 1, 1, 1, 0]]}
+    windows = {
+        "user_id": ["u", "v"],
+        "items": [[0, 1, 2, 3, 4], [4, 4, 3, 2, -1]],
+        "targets": [[1] * 5, [1, 1, 1, 1, 0]],
+    }
     pq.write_table(pa.table(windows), tmp_path / "sequences" / "part-0.parquet")
     request: dict[str, Any] = {
         "inputs": {"training_set": str(tmp_path), "popularity": str(tmp_path)},

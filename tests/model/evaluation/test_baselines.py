@@ -21,7 +21,11 @@ def ranker(tmp_path: Path) -> PopularityRanker:
     for folder in ("items", "sequences"):
         (training_set / folder).mkdir(parents=True)
     pq.write_table(pa.table({"item_index": range(5)}), training_set / "items" / "part-0.parquet")
-    windows = {"items": [[0, 3, 3], [3, 1, -1], [1, 4, -1]], "targets": [[0, 1, 1], [1, 1, 0], [1, 1, 0]]}
+    windows = {
+        "user_id": ["u", "v", "w"],
+        "items": [[0, 3, 3], [3, 1, -1], [1, 4, -1]],
+        "targets": [[0, 1, 1], [1, 1, 0], [1, 1, 0]],
+    }
     pq.write_table(pa.table(windows), training_set / "sequences" / "part-0.parquet")
     inputs = {"training_set": str(training_set), "popularity": str(tmp_path)}
     assert POPULARITY.train({"inputs": inputs, "output": str(tmp_path)}) == {"items": 5, "targets": 6}

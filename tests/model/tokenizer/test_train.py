@@ -26,6 +26,7 @@ def request_(tmp_path: Path) -> dict[str, Any]:
         {
             "item_index": pa.array(range(ITEMS), pa.int32()),
             "item_id": [f"i{i:02}" for i in range(ITEMS)],
+            "title": [f"title {i}" for i in range(ITEMS)],
             "text_hash": [f"hash {i}" for i in range(ITEMS)],
         }
     )
@@ -34,6 +35,8 @@ def request_(tmp_path: Path) -> dict[str, Any]:
     count_N = (np.arange(ITEMS) % 3).astype(np.int64)
     behaviour = {"vectors": rng.normal(size=(ITEMS, 6)).astype(np.float32), "count": count_N}
     save_tensors(f"{tmp_path}/behaviour/vectors.safetensors", behaviour)
+    sequences = {"user_id": ["a", "b"], "items": [[0, 1, 2], [1, 2, -1]], "targets": [[1, 1, 1], [1, 1, 0]]}
+    save_table(f"{tmp_path}/training_set/sequences/0.parquet", pa.table(sequences))
     save_tensors(f"{tmp_path}/text.safetensors", {"vectors": rng.normal(size=(ITEMS, 7)).astype(np.float32)})
     inputs = {
         "training_set": f"{tmp_path}/training_set",
@@ -53,6 +56,9 @@ def test_a_codebook_and_its_addition(request_: dict[str, Any]) -> None:
     output = request_["output"]
     assert load_json(f"{output}/health.json") == figures
     assert (figures["items"], figures["items_with_behaviour"], figures["collisions_after"]) == (ITEMS, 40, 0)
+    assert [depth["levels"] for depth in figures["neighbours"]] == [1, 2]
+    assert sum(level["prefixes"] for level in figures["tree"][-1:]) == ITEMS
+    assert figures["examples"][0]["titles"][0].startswith("title ")
     items = read_items(f"{output}/items.parquet", ["item_id", "text_hash"])
     assert items.to_pylist()[7] == {"item_id": "i07", "text_hash": "hash 7"}
 
@@ -81,6 +87,8 @@ def test_mistakes_are_named(request_: dict[str, Any], tmp_path: Path) -> None:
     save_table(f"{tmp_path}/behaviour/items.parquet", pa.table({"item_index": [0], "item_id": ["other"]}))
     with pytest.raises(ValueError, match="is about other items"):
         train_tokenizer(request_)
+    sequences = {"user_id": ["a", "b"], "items": [[0, 1, 2], [1, 2, -1]], "targets": [[1, 1, 1], [1, 1, 0]]}
+    save_table(f"{tmp_path}/training_set/sequences/0.parquet", pa.table(sequences))
     save_tensors(f"{tmp_path}/text.safetensors", {"vectors": np.zeros((3, 7), np.float32)})
     with pytest.raises(ValueError, match="has 3 vectors for 60 items"):
         train_tokenizer(request_)

@@ -1,0 +1,50 @@
+"""Pictures of a codebook, for the report.
+
+Shapes: N items, K codes a level.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from jobs.common.pages import png
+from model.data.files import load_tensors
+
+SHOWN_ITEMS = 20_000
+SHOWN_CODES = 9
+
+
+def plot_usage(health: dict[str, Any]) -> str:
+    """Codes used and perplexity of each level, and how many prefixes of each length are in use."""
+    figure = Figure(figsize=(6.4, 2.6), layout="constrained")
+    usage, tree = figure.subplots(1, 2)
+    places = np.arange(len(health["levels"]))
+    for offset, name, label in ((-0.2, "codes_used", "codes used"), (0.2, "perplexity", "perplexity")):
+        usage.bar(places + offset, [level[name] for level in health["levels"]], 0.4, label=label)
+    usage.set(title="Codes of each level", xticks=places, xticklabels=[f"{place + 1}" for place in places])
+    usage.legend(fontsize="small")
+    depths = [depth["prefixes"] for depth in health["tree"]]
+    tree.bar(places, depths)
+    tree.set(title="Prefixes in use, by length", xticks=places, xticklabels=[f"{place + 1}" for place in places])
+    return png(figure)
+
+
+def plot_picture(uri: str) -> str:
+    """The items on their inputs' two leading axes, the largest first codes in colours of their own."""
+    tensors = load_tensors(uri)
+    step = max(1, len(tensors["first"]) // SHOWN_ITEMS)
+    place_N2, first_N = tensors["place"][::step], tensors["first"][::step]
+    largest = np.argsort(-np.bincount(tensors["first"]), kind="stable")[:SHOWN_CODES]
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    rest_N = ~np.isin(first_N, largest)
+    axes.scatter(place_N2[rest_N, 0], place_N2[rest_N, 1], s=3, color="lightgrey", label="other", rasterized=True)
+    for number, code in enumerate(largest):
+        own_N = first_N == code
+        axes.scatter(place_N2[own_N, 0], place_N2[own_N, 1], s=5, color=f"C{number}", label=str(code), rasterized=True)
+    axes.set(xticks=[], yticks=[], title="Items by their inputs' two leading axes, coloured by first code")
+    figure.legend(loc="outside right center", markerscale=3, fontsize="small")
+    return png(figure)

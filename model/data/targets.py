@@ -1,0 +1,43 @@
+"""Who took what: the targets of a training set as pairs, for methods that count instead of train.
+
+Shapes: E events, B windows of a batch, T length of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow.dataset as ds
+
+Ints = npt.NDArray[np.int64]
+
+
+def count_items(training_set: str) -> int:
+    fs, path = fsspec.url_to_fs(training_set)
+    return int(ds.dataset(f"{path}/items", filesystem=fs).count_rows())
+
+
+def read_windows(training_set: str) -> Iterator[tuple[list[str], Ints, npt.NDArray[np.bool_]]]:
+    """User ids [B], items [B,T] and which of them are targets [B,T], batch by batch."""
+    fs, path = fsspec.url_to_fs(training_set)
+    for batch in ds.dataset(f"{path}/sequences", filesystem=fs).to_batches(columns=["user_id", "items", "targets"]):
+        if not len(batch):
+            continue
+        item_BT, target_BT = (
+            batch.column(name).flatten().to_numpy().reshape(len(batch), -1) for name in ("items", "targets")
+        )
+        yield batch.column("user_id").to_pylist(), item_BT, (target_BT == 1) & (item_BT >= 0)
+
+
+def read_targets(training_set: str) -> tuple[Ints, Ints]:
+    """User number and item of each target [E]. Every event is a target in one window alone, so nothing counts twice."""
+    numbers: dict[str, int] = {}
+    users, targets = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for user_ids, item_BT, wanted_BT in read_windows(training_set):
+        user_B = np.array([numbers.setdefault(user, len(numbers)) for user in user_ids])
+        users.append(np.broadcast_to(user_B[:, None], item_BT.shape)[wanted_BT])
+        targets.append(item_BT[wanted_BT].astype(np.int64))
+    return np.concatenate(users), np.concatenate(targets)
