@@ -53,6 +53,9 @@ Encoder = Literal["sasrec", "dccf"]
 console = Console(highlight=False, width=160)
 
 
+NONE = np.empty(0, np.int64)
+
+
 @dataclass(frozen=True)
 class Items:
     """What the tokenizer reads of a data folder's items, and the pairs it is judged by."""
@@ -64,7 +67,7 @@ class Items:
     item_P: Ints
     near_P: Ints
 
-    def vectors(self, rows: Any, *, without_behaviour: Any = ()) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def vectors(self, rows: Any, *, without_behaviour: Ints = NONE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         seen_N = self.seen_N.copy()
         seen_N[without_behaviour] = False
         return self.text_NE[rows], self.behaviour_ND[rows], seen_N[rows]

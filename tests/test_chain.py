@@ -52,7 +52,9 @@ def test_evaluation_judges_the_temporal_model_on_cold_items_too(shop: Shop) -> N
 def test_report_is_one_page(shop: Shop) -> None:
     page = Path(shop.newest("report").path("report.html")).read_text()
     assert "Title number" in page
-    assert "history 1-5" in page
+    segments = shop.newest("evaluation").manifest.metrics["beyond"]["challenger"]["segments"]
+    assert all(f"<td>{segment['segment']}<td" in page for segment in segments)
+    assert "First code" in page
     assert 'src="http' not in page
 
 
