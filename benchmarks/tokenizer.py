@@ -121,7 +121,9 @@ def judge(items: Items, config: TokenizerConfig) -> dict[str, Any]:
 
 
 def append(items: Items, config: TokenizerConfig) -> tuple[int, float]:
-    """Published codes that moved; new items' neighbour preservation over that of a full training that knew them."""
+    """Published codes that name another item, too, after new ones came; and the new items' neighbour preservation over
+    that of a full training that has these items' text as well.
+    """
     everyone = np.arange(len(items.ids))
     new = np.random.default_rng(0).permutation(everyone)[: int(NEW_ITEMS_SHARE * len(everyone))]
     old = np.setdiff1d(everyone, new)
@@ -139,7 +141,8 @@ def append(items: Items, config: TokenizerConfig) -> tuple[int, float]:
         preservation(codes, items.item_P[of_new_P], items.near_P[of_new_P])[1]["ratio"]
         for codes in (codes_NL, again_NL)
     ]
-    return int((codes_NL[old] != published).any(1).sum()), shares[0] / shares[1]
+    _, code_N, items_of = np.unique(codes_NL, axis=0, return_inverse=True, return_counts=True)
+    return int((items_of[code_N.ravel()[old]] > 1).sum()), shares[0] / shares[1]
 
 
 def scale(items: int, dim: int = 384) -> dict[str, float]:
