@@ -25,7 +25,7 @@ def plot_usage(health: dict[str, Any]) -> str:
     for offset, name, label in ((-0.2, "codes_used", "codes used"), (0.2, "perplexity", "perplexity")):
         usage.bar(places + offset, [level[name] for level in health["levels"]], 0.4, label=label)
     usage.set(title="Codes of each level", xticks=places, xticklabels=[f"{place + 1}" for place in places])
-    usage.legend(fontsize="small")
+    figure.legend(loc="outside lower left", ncols=2, fontsize="small")
     depths = [depth["prefixes"] for depth in health["tree"]]
     tree.bar(places, depths)
     tree.set(title="Prefixes in use, by length", xticks=places, xticklabels=[f"{place + 1}" for place in places])

@@ -51,7 +51,9 @@ def codes_of(uri: str) -> np.ndarray:
     return np.column_stack([column.to_numpy().astype(np.int64) for column in table.columns])
 
 
-def test_a_codebook_and_its_addition(request_: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", ["residual_kmeans", "autoencoder"])
+def test_a_codebook_and_its_addition(request_: dict[str, Any], kind: str) -> None:
+    request_["config"]["tokenizer"] |= {"kind": kind, "epochs": 12, "check_every": 4}
     figures = train_tokenizer(request_)
     output = request_["output"]
     assert load_json(f"{output}/health.json") == figures
