@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ from rich.table import Table
 
 from benchmarks.figures import Figure, publish
 from benchmarks.movielens import write_movielens
+from jobs.common import step
 from model.config import BehaviourConfig, ModelConfig
 from model.evaluation import dataset
 from model.evaluation.beyond import beyond
@@ -62,6 +63,8 @@ CONFIG = ModelConfig(
 )
 GOALS = {"beauty": {"floor": ">=0.0525", "sasrec": ">=0.045"}, "games": {"floor": ">=0.069"}}
 """NDCG@10 on known data, seen items masked. A floor that is missed means that the split is another one."""
+
+SplitName = Literal["leave_one_out", "temporal"]
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
@@ -172,9 +175,10 @@ def _beyond_table(found: dict[str, Any]) -> Table:
 
 
 def runs_of(methods: list[str], seeds: int, quick: bool) -> list[Run]:
-    unknown = sorted(set(methods) - set(METHODS))
+    known = [name for name, method in METHODS.items() if method.requires == ("training_set",)]
+    unknown = sorted(set(methods) - set(known))
     if unknown:
-        raise typer.BadParameter(f"--methods {', '.join(unknown)}: there are {', '.join(METHODS)}.")
+        raise typer.BadParameter(f"--methods {', '.join(unknown)}: there are {', '.join(known)}.")
     config = (
         dataclasses.replace(CONFIG, behaviour=dataclasses.replace(CONFIG.behaviour, epochs=10)) if quick else CONFIG
     )
@@ -188,13 +192,14 @@ def runs_of(methods: list[str], seeds: int, quick: bool) -> list[Run]:
 def main(
     data: Annotated[Path | None, typer.Option(help="A folder as docs/data_format.md says.")] = None,
     methods: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join((*FLOORS, "ease", "sasrec")),
-    split: Annotated[str, typer.Option(help="leave_one_out or temporal.")] = "leave_one_out",
+    split: Annotated[SplitName, typer.Option(help="What is held out.")] = "leave_one_out",
     seeds: Annotated[int, typer.Option(help="Rows of a method that draws random numbers.")] = 1,
     shuffle_ties: Annotated[int | None, typer.Option(help="Seed: order equal times of a user anew.")] = None,
     budget_minutes: Annotated[float | None, typer.Option(help="Begin no method after so long.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer epochs.")] = False,
 ) -> None:
     started = time.monotonic()
+    runs = runs_of(methods.split(","), seeds, quick)
     folder = data or write_movielens(ROOT / "movielens")
     interactions = dataset.read_folder(folder)
     if shuffle_ties is not None:
@@ -202,10 +207,12 @@ def main(
     cases = {"leave_one_out": dataset.leave_one_out, "temporal": dataset.temporal}[split](interactions)
     if cases.dropped_users:
         console.print(f"{cases.dropped_users:,} users are left out: some of their times are unknown.")
+    if not cases.case_user_C.size:
+        raise ValueError(f"{folder} has no case for {split}: users with too few interactions, or no known times.")
     name = folder.name
     bench = Bench(interactions, cases, ROOT / f"{name}-{digest(interactions.digest)}" / cases.name)
     made: dict[str, Generation] = {}
-    for run in runs_of(methods.split(","), seeds, quick):
+    for run in runs:
         if run.method == "ease" and len(interactions.item_ids) > MOST_ITEMS:
             console.print(
                 f"ease: left out, it holds a matrix of items by items, and here are more than {MOST_ITEMS:,}."
@@ -238,4 +245,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    step.run(main)

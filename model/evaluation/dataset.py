@@ -116,10 +116,12 @@ def validation_of(split: Split) -> Split:
 def temporal(data: Interactions, test_share: float = 0.1) -> Split:
     """Test: every interaction of the newest `test_share` of the time line that has a history; the rest is learnt from.
 
-    The cut is the start of a day, UTC. Users with an unknown time are left out.
+    The cut is the start of a day, UTC. Users with an unknown time are left out; ValueError when that leaves nobody.
     """
     unknown_U = np.add.reduceat(data.time_E == NO_TIME, data.offset_U1[:-1]) > 0
     known_E = np.repeat(~unknown_U, data.length_U)
+    if not known_E.any():
+        raise ValueError("A temporal split needs users whose times are all known, and here is none.")
     cut = np.quantile(data.time_E[known_E], 1 - test_share) // SECONDS_PER_DAY * SECONDS_PER_DAY
     user_E = np.repeat(np.arange(len(data.user_ids)), data.length_U)
     place_E = np.arange(data.item_E.size) - data.offset_U1[user_E]

@@ -85,3 +85,10 @@ def test_what_is_wrong_is_named(tmp_path: Path, rows: list[str], items: list[dic
         read_folder(write_folder(tmp_path / "data", rows, items))
     with pytest.raises(ValueError, match=r"nowhere/items\.jsonl\.gz does not exist.*data_format\.md"):
         read_folder(tmp_path / "nowhere")
+
+
+def test_a_temporal_split_needs_times(tmp_path: Path) -> None:
+    items: list[dict[str, object]] = [{"item_id": item, "title": item} for item in "ab"]
+    data = read_folder(write_folder(tmp_path, ["1,a,0,", "1,b,1,"], items))
+    with pytest.raises(ValueError, match="times are all known"):
+        temporal(data)
