@@ -14,6 +14,7 @@ import numpy as np
 
 from model.tokenizer.quantizer import Floats
 
+CHUNK_ROWS = 1 << 16
 RIDGE = 1.0
 """Penalty on the squared weights, beside unit vectors on both sides."""
 
@@ -34,8 +35,8 @@ class InputTransform:
         """Learn from the items, in the order given; at most `dim` components of each input."""
         text_mean_E, text_axes_EQ = principal_axes(text_NE, dim)
         behaviour_mean_D, behaviour_axes_DP = principal_axes(behaviour_ND[has_behaviour_N], dim)
-        text_BX = _with_constant(_unit((text_NE[has_behaviour_N] - text_mean_E) @ text_axes_EQ))
-        behaviour_BP = _unit((behaviour_ND[has_behaviour_N] - behaviour_mean_D) @ behaviour_axes_DP)
+        text_BX = _with_constant(_unit(_projected(text_NE[has_behaviour_N], text_mean_E, text_axes_EQ)))
+        behaviour_BP = _unit(_projected(behaviour_ND[has_behaviour_N], behaviour_mean_D, behaviour_axes_DP))
         normal_XX = text_BX.T @ text_BX + RIDGE * np.eye(text_BX.shape[1])
         weights_XP = np.asarray(np.linalg.solve(normal_XX, text_BX.T @ behaviour_BP), np.float64)
         return cls(behaviour_mean_D, behaviour_axes_DP, text_mean_E, text_axes_EQ, weights_XP)
@@ -56,8 +57,8 @@ class InputTransform:
                     f"The {name} vectors have {vectors.shape[1]} dimensions, the codebook was trained on {len(mean)}: "
                     "they come from another encoder. Train the tokenizer again."
                 )
-        text_NQ = _unit((text_NE - self.text_mean_E) @ self.text_axes_EQ)
-        seen_NP = _unit((behaviour_ND - self.behaviour_mean_D) @ self.behaviour_axes_DP)
+        text_NQ = _unit(_projected(text_NE, self.text_mean_E, self.text_axes_EQ))
+        seen_NP = _unit(_projected(behaviour_ND, self.behaviour_mean_D, self.behaviour_axes_DP))
         predicted_NP = _unit(_with_constant(text_NQ) @ self.behaviour_from_text_XP)
         behaviour_NP = np.where(has_behaviour_N[:, None], seen_NP, predicted_NP)
         return np.hstack([np.sqrt(1 - text_weight) * behaviour_NP, np.sqrt(text_weight) * text_NQ])
@@ -73,11 +74,21 @@ def principal_axes(x_ND: np.ndarray, dim: int) -> tuple[Floats, Floats]:
     if not len(x_ND):
         return np.zeros(D), np.zeros((D, min(dim, D)))
     mean_D = x_ND.mean(0, dtype=np.float64)
-    centred_ND = x_ND - mean_D
-    _, axes_DD = np.linalg.eigh(centred_ND.T @ centred_ND)
+    scatter_DD = np.zeros((D, D))
+    for low in range(0, len(x_ND), CHUNK_ROWS):
+        centred_RD = x_ND[low : low + CHUNK_ROWS] - mean_D
+        scatter_DD += centred_RD.T @ centred_RD
+    _, axes_DD = np.linalg.eigh(scatter_DD)
     axes_DP = axes_DD[:, ::-1][:, :dim]
     signs_P = np.sign(np.take_along_axis(axes_DP, np.abs(axes_DP).argmax(0)[None], 0))
     return mean_D, axes_DP * signs_P
+
+
+def _projected(x_ND: np.ndarray, mean_D: Floats, axes_DP: Floats) -> Floats:
+    """[N,P]; in float64, some rows at a time."""
+    low_N = range(0, len(x_ND), CHUNK_ROWS)
+    chunks = [(x_ND[low : low + CHUNK_ROWS] - mean_D) @ axes_DP for low in low_N]
+    return np.concatenate([np.empty((0, axes_DP.shape[1])), *chunks])
 
 
 def _unit(x_NP: Floats) -> Floats:
