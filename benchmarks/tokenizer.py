@@ -24,6 +24,7 @@ from rich.table import Table
 from benchmarks.figures import Figure, publish
 from benchmarks.movielens import write_movielens
 from benchmarks.quality import CONFIG
+from jobs.common import step
 from model.behaviour.train import train_behaviour
 from model.config import ModelConfig, TextEncoderConfig, TokenizerConfig
 from model.data.files import load_tensors, save_tensors
@@ -62,7 +63,6 @@ GOALS = {
 Encoder = Literal["sasrec", "dccf"]
 
 console = Console(highlight=False, width=160)
-
 
 NONE = np.empty(0, np.int64)
 
@@ -261,4 +261,4 @@ def show(found: dict[str, dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    step.run(main)

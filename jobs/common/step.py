@@ -81,7 +81,7 @@ MISTAKE, TRY_AGAIN = 2, 75
 def run(main: Callable[..., None]) -> None:
     """Run a step as a command: exit 0, or print the user's mistake (ValueError) without a trace and exit 2."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
-    for noisy in ("py4j", "faiss", "matplotlib", "torch", "TorchDistributor"):
+    for noisy in ("py4j", "faiss", "matplotlib", "petastorm", "torch", "TorchDistributor"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # PySpark logs a page of JSON beside each AnalysisException, which we raise again in words.
     for noisy in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):

@@ -102,7 +102,7 @@ def finetune(request: dict[str, Any]) -> dict[str, Any]:
     items = read_items(f"{training_set}/items", ["title", "text"])
     model, tokenizer = build_backbone(config.backbone, items["text"].to_pylist(), config.finetune.seed)
     vocabulary = add_codes(
-        model, tokenizer, load_tensors(f"{codebook}/codebook.safetensors")["centroids_LKZ"], config.finetune.seed
+        model, tokenizer, load_tensors(f"{codebook}/codebook.safetensors")["centroids_LKP"], config.finetune.seed
     )
     examples = Examples(tokenizer, vocabulary, read_codes([codebook], vocabulary.levels), items["title"].to_pylist())
     _check_positions(config, examples, model, vocabulary.levels)

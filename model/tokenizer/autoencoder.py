@@ -84,19 +84,24 @@ class Autoencoder(nn.Module):
         return _in_float64(self.decoder, z_NZ)
 
 
-def train_autoencoder(x_NP: Floats, text_NE: np.ndarray, config: TokenizerConfig) -> tuple[Autoencoder, list[float]]:
+def train_autoencoder(x_NP: Floats, text_NE: np.ndarray, config: TokenizerConfig) -> Autoencoder:
     """Train on the items in their order; the same for the same rows on any number of cores. GPU if there is one.
 
-    Returns the autoencoder of the best check, and each check's loss (reconstruction and weighted alignment of the
-    repaired codes). A first fifth of the epochs runs without codes; then each level starts from clusters.
+    Returns the autoencoder of the best check (reconstruction and weighted alignment of the repaired codes). A first
+    fifth of the epochs runs without codes; then each level starts from clusters. ValueError when no check would be
+    reached, or the loss is no number.
     """
+    warmup = max(1, config.epochs // 5)
+    if warmup + config.check_every > config.epochs:
+        raise ValueError(
+            f"tokenizer.epochs = {config.epochs} ends before the first check: raise it, or lower tokenizer.check_every."
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with _seeded(config.seed):
         model = Autoencoder(x_NP.shape[1], text_NE.shape[1], config).to(device)
         x, text = (torch.as_tensor(np.asarray(rows, np.float32), device=device) for rows in (x_NP, text_NE))
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
-        warmup = max(1, config.epochs // 5)
-        best, checks = copy.deepcopy(model), []
+        best, checks = model, []
         progress = Progress("train tokenizer", config.epochs)
         for epoch in range(config.epochs):
             if epoch == warmup:
@@ -111,11 +116,7 @@ def train_autoencoder(x_NP: Floats, text_NE: np.ndarray, config: TokenizerConfig
                 if len(checks) - 1 - int(np.argmin(checks)) >= config.patience:
                     break
         progress.close()
-    if not checks:
-        raise ValueError(
-            f"tokenizer.epochs = {config.epochs} ends before the first check: raise it, or lower tokenizer.check_every."
-        )
-    return best.cpu(), checks
+    return best.cpu()
 
 
 def restored(tensors: dict[str, np.ndarray], config: TokenizerConfig) -> Autoencoder:

@@ -21,6 +21,8 @@ from model.tokenizer.autoencoder import Autoencoder, restored, train_autoencoder
 from model.tokenizer.inputs import InputTransform
 from model.tokenizer.quantizer import Floats, Ints, reconstruct, train_centroids
 
+CENTROIDS = "centroids_LKP"
+"""Their name in the file. It outlives names in the code: a codebook stays live for long."""
 AUTOENCODER = "autoencoder."
 DECIMALS = 9
 
@@ -57,7 +59,7 @@ class Codebook:
         x_NP = transform.apply(text_NE, behaviour_ND, has_behaviour_N, config.text_weight)
         if config.kind == "residual_kmeans":
             return cls(config, transform, train_centroids(x_NP, config))
-        autoencoder, _ = train_autoencoder(x_NP, text_NE, config)
+        autoencoder = train_autoencoder(x_NP, text_NE, config)
         return cls(config, transform, autoencoder.codes_LKZ.detach().numpy().astype(np.float64), autoencoder)
 
     def inputs(self, text_NE: np.ndarray, behaviour_ND: np.ndarray, has_behaviour_N: np.ndarray) -> Floats:
@@ -100,7 +102,7 @@ class Codebook:
 
     def save(self, uri: str) -> None:
         """Write `codebook.safetensors` and `codebook.json` into a folder."""
-        tensors = {"centroids_LKZ": self.centroids_LKZ, **self.transform.tensors()}
+        tensors = {CENTROIDS: self.centroids_LKZ, **self.transform.tensors()}
         if self.autoencoder is not None:
             tensors |= {AUTOENCODER + name: tensor.numpy() for name, tensor in self.autoencoder.state_dict().items()}
         save_tensors(f"{uri}/codebook.safetensors", tensors)
@@ -111,7 +113,7 @@ class Codebook:
         config = TokenizerConfig(**load_json(f"{uri}/codebook.json"))
         tensors = load_tensors(f"{uri}/codebook.safetensors")
         learned = {name.removeprefix(AUTOENCODER): tensors.pop(name) for name in list(tensors) if AUTOENCODER in name}
-        centroids_LKZ = tensors.pop("centroids_LKZ")
+        centroids_LKZ = tensors.pop(CENTROIDS)
         return cls(config, InputTransform(**tensors), centroids_LKZ, restored(learned, config) if learned else None)
 
 

@@ -27,6 +27,8 @@ from model.tokenizer.portrait import examples, picture, tree
 from model.tokenizer.quantizer import Ints
 
 ITEMS_FILE = "items.parquet"
+SAMPLED_BATCHES = 16
+"""Of windows, for the figures on neighbours: the training set grows with the users, the tokenizer must not."""
 
 
 def train_tokenizer(request: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def train_tokenizer(request: dict[str, Any]) -> dict[str, Any]:
     codebook = Codebook.train(config, item_ids, text_NE, behaviour_ND, has_behaviour_N)
     x_NP = codebook.inputs(text_NE, behaviour_ND, has_behaviour_N)
     codes_NL = codebook.assign(item_ids, x_NP, np.empty((0, config.levels), np.int64))
-    user_E, item_E = read_targets(inputs["training_set"])
+    user_E, item_E = read_targets(inputs["training_set"], SAMPLED_BATCHES)
     figures = health(codebook, x_NP, codes_NL) | {
         "items_with_behaviour": int(has_behaviour_N.sum()),
         # On what the encoder saw: whether codes keep what the vectors know, not whether that is true.

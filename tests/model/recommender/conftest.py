@@ -58,7 +58,7 @@ def write_inputs(folder: Path) -> dict[str, str]:
     (folder / "training_set/sequences").mkdir(parents=True)
     pq.write_table(sequences, folder / "training_set/sequences/part-0.parquet", row_group_size=24)
     save_table(f"{folder}/codebook/items.parquet", code_table(item_codes(ITEMS)))
-    save_tensors(f"{folder}/codebook/codebook.safetensors", {"centroids_LKZ": rng.normal(size=(LEVELS, CODES, 6))})
+    save_tensors(f"{folder}/codebook/codebook.safetensors", {"centroids_LKP": rng.normal(size=(LEVELS, CODES, 6))})
     return {"training_set": str(folder / "training_set"), "codebook": str(folder / "codebook")}
 
 

@@ -79,7 +79,7 @@ def test_alignment_brings_codes_and_texts_together(vectors: tuple[np.ndarray, ..
     x_NP = behaviour_ND / np.linalg.norm(behaviour_ND, axis=1, keepdims=True)
     losses = []
     for weight in (0.0, 1.0):
-        model, _ = train_autoencoder(x_NP, text_NE, dataclasses.replace(CONFIG, alignment_weight=weight))
+        model = train_autoencoder(x_NP, text_NE, dataclasses.replace(CONFIG, alignment_weight=weight))
         batch = (torch.as_tensor(x_NP[:64], dtype=torch.float32), torch.as_tensor(text_NE[:64]))
         losses.append(model.losses(*batch, quantised=True)[0]["alignment"].item())
     assert losses[1] < 0.7 * losses[0]

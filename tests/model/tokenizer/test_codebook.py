@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import TokenizerConfig
+from model.data.files import load_tensors
 from model.tokenizer.codebook import Codebook
 from model.tokenizer.health import health
 
@@ -132,3 +133,10 @@ def test_mistakes_are_named() -> None:
     text_NE[7, 0] = np.nan
     with pytest.raises(ValueError, match="text vector of item 'item 7' is not finite"):
         Codebook.train(CONFIG, ids, text_NE, behaviour_ND, has_behaviour_N)
+
+
+def test_the_file_keeps_the_names_that_live_codebooks_have(tmp_path: Path) -> None:
+    codebook, _, _ = train(CONFIG, 50)
+    codebook.save(str(tmp_path))
+    names = {"centroids_LKP", "behaviour_mean_D", "behaviour_axes_DP", "text_mean_E", "text_axes_EQ"}
+    assert set(load_tensors(f"{tmp_path}/codebook.safetensors")) == names | {"behaviour_from_text_XP"}
