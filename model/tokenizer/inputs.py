@@ -1,13 +1,14 @@
 """What the tokenizer quantises: an item's behaviour vector beside its text vector, each reduced and of unit length.
 
-[ours]. Items without behaviour have none of the former: it is predicted from their text by ridge regression, so that a
-new item's codes still mean something. The transform is learned once and frozen with the codebook.
+[ours]. Items without behaviour have none of the former: it is predicted by ridge regression from all of their text
+vector, so that a new item's codes still mean something. The transform is learned once and frozen with the codebook.
 
-Shapes: N items, D behaviour dimensions, E text dimensions, P and Q the two after reduction.
+Shapes: N items, R rows at a time, D behaviour dimensions, E text dimensions, P and Q the two after reduction.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ class InputTransform:
     text_mean_E: Floats
     text_axes_EQ: Floats
     behaviour_from_text_XP: Floats
-    """X = Q + 1: the last row is the constant."""
+    """X = E + 1: the last row is the constant. (Q + 1 in codebooks that predict from the reduced text.)"""
 
     @classmethod
     def fit(
@@ -35,10 +36,8 @@ class InputTransform:
         """Learn from the items, in the order given; at most `dim` components of each input."""
         text_mean_E, text_axes_EQ = principal_axes(text_NE, dim)
         behaviour_mean_D, behaviour_axes_DP = principal_axes(behaviour_ND[has_behaviour_N], dim)
-        text_BX = _with_constant(_unit(_projected(text_NE[has_behaviour_N], text_mean_E, text_axes_EQ)))
         behaviour_BP = _unit(_projected(behaviour_ND[has_behaviour_N], behaviour_mean_D, behaviour_axes_DP))
-        normal_XX = text_BX.T @ text_BX + RIDGE * np.eye(text_BX.shape[1])
-        weights_XP = np.asarray(np.linalg.solve(normal_XX, text_BX.T @ behaviour_BP), np.float64)
+        weights_XP = _ridge(text_NE[has_behaviour_N], text_mean_E, behaviour_BP)
         return cls(behaviour_mean_D, behaviour_axes_DP, text_mean_E, text_axes_EQ, weights_XP)
 
     def apply(
@@ -59,9 +58,16 @@ class InputTransform:
                 )
         text_NQ = _unit(_projected(text_NE, self.text_mean_E, self.text_axes_EQ))
         seen_NP = _unit(_projected(behaviour_ND, self.behaviour_mean_D, self.behaviour_axes_DP))
-        predicted_NP = _unit(_with_constant(text_NQ) @ self.behaviour_from_text_XP)
+        predicted_NP = _unit(self._predicted(text_NE, text_NQ))
         behaviour_NP = np.where(has_behaviour_N[:, None], seen_NP, predicted_NP)
         return np.hstack([np.sqrt(1 - text_weight) * behaviour_NP, np.sqrt(text_weight) * text_NQ])
+
+    def _predicted(self, text_NE: np.ndarray, text_NQ: Floats) -> Floats:
+        weights_XP = self.behaviour_from_text_XP
+        if len(weights_XP) != len(self.text_mean_E) + 1:
+            return _with_constant(text_NQ) @ weights_XP
+        chunks = [_with_constant(_unit(text_RE - self.text_mean_E)) @ weights_XP for text_RE in _in_chunks(text_NE)]
+        return np.concatenate([np.empty((0, weights_XP.shape[1])), *chunks])
 
     def tensors(self) -> dict[str, np.ndarray]:
         """For a file; `InputTransform(**tensors)` is the way back."""
@@ -75,8 +81,8 @@ def principal_axes(x_ND: np.ndarray, dim: int) -> tuple[Floats, Floats]:
         return np.zeros(D), np.zeros((D, min(dim, D)))
     mean_D = x_ND.mean(0, dtype=np.float64)
     scatter_DD = np.zeros((D, D))
-    for low in range(0, len(x_ND), CHUNK_ROWS):
-        centred_RD = x_ND[low : low + CHUNK_ROWS] - mean_D
+    for x_RD in _in_chunks(x_ND):
+        centred_RD = x_RD - mean_D
         scatter_DD += centred_RD.T @ centred_RD
     _, axes_DD = np.linalg.eigh(scatter_DD)
     axes_DP = axes_DD[:, ::-1][:, :dim]
@@ -86,9 +92,23 @@ def principal_axes(x_ND: np.ndarray, dim: int) -> tuple[Floats, Floats]:
 
 def _projected(x_ND: np.ndarray, mean_D: Floats, axes_DP: Floats) -> Floats:
     """[N,P]; in float64, some rows at a time."""
-    low_N = range(0, len(x_ND), CHUNK_ROWS)
-    chunks = [(x_ND[low : low + CHUNK_ROWS] - mean_D) @ axes_DP for low in low_N]
+    chunks = [(x_RD - mean_D) @ axes_DP for x_RD in _in_chunks(x_ND)]
     return np.concatenate([np.empty((0, axes_DP.shape[1])), *chunks])
+
+
+def _ridge(text_NE: np.ndarray, text_mean_E: Floats, behaviour_NP: Floats) -> Floats:
+    """Weights [X,P] that predict behaviour from the centred text of unit length and a constant."""
+    X = len(text_mean_E) + 1
+    normal_XX, mixed_XP = RIDGE * np.eye(X), np.zeros((X, behaviour_NP.shape[1]))
+    for text_RE, behaviour_RP in zip(_in_chunks(text_NE), _in_chunks(behaviour_NP), strict=True):
+        text_RX = _with_constant(_unit(text_RE - text_mean_E))
+        normal_XX += text_RX.T @ text_RX
+        mixed_XP += text_RX.T @ behaviour_RP
+    return np.asarray(np.linalg.solve(normal_XX, mixed_XP), np.float64)
+
+
+def _in_chunks(x_ND: np.ndarray) -> Iterator[np.ndarray]:
+    return (x_ND[low : low + CHUNK_ROWS] for low in range(0, len(x_ND), CHUNK_ROWS))
 
 
 def _unit(x_NP: Floats) -> Floats:
