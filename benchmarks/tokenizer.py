@@ -126,8 +126,8 @@ def judge(items: Items, config: TokenizerConfig) -> dict[str, Any]:
 
 def append(items: Items, config: TokenizerConfig) -> tuple[int, list[float]]:
     """Published codes that name another item, too, after new ones came; and for each depth the new items' neighbour
-    preservation over that of a full training that has these items' text as well. Of several draws of new items: held-out
-    pairs of one draw that share two codes are few.
+    preservation over that of a full training that has these items' text as well. Means of several draws of new items:
+    held-out pairs of one draw that share two codes are few.
     """
     moved, ratios_SD = 0, np.zeros((2, len(DEPTHS)))
     for seed in range(APPEND_DRAWS):
