@@ -5,12 +5,34 @@ jobs/common/settings.py composes them, reads them from TOML and rejects unknown 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, Literal, get_args
 
 STRICT = {"extra": "forbid"}
 
 Normalisation = Literal["vocabulary", "level"]
+
+TaskName = Literal[
+    "next_item",
+    "next_item_fits",
+    "choose_next_item",
+    "title_to_item",
+    "text_to_item",
+    "item_to_title",
+    "titles_to_next_item",
+    "items_to_next_title",
+    "title_fits",
+    "choose_title",
+    "query_to_item",
+    "history_and_query_to_item",
+    "history_to_interests",
+    "query_fits",
+]
+"""The alignment tasks; model/recommender/tasks.py says what each asks."""
+
+
+def default_mixture() -> dict[TaskName, float]:
+    return dict.fromkeys(get_args(TaskName), 0.1) | {"next_item": 1.0}
 
 
 @dataclass(frozen=True)
@@ -121,17 +143,34 @@ class FinetuneConfig:
     __pydantic_config__: ClassVar = STRICT
     epochs: int = 4
     batch_size: int = 32
-    """Sequences (windows of a user's events) per step and process."""
-    text_batch_size: int = 32
-    """Items per step and process that are drawn for each textual task; 0 leaves the textual tasks out."""
-    text_weight: float = 0.2
-    """Weight of the textual tasks' mean loss beside the sequential task's mean loss."""
+    """Windows of a user's events per micro-batch."""
+    accumulation: int = 1
+    """Micro-batches per step and process, whose gradients are averaged."""
+    shards: int = 1
+    """Streams that the data is dealt out to, at least one a process; a multiple of the processes. As many shards and
+    micro-batches a step give the same training on any number of processes."""
+    mixture: dict[TaskName, float] = field(default_factory=default_mixture)
+    """Examples of each task per window of a micro-batch; tasks that are not named are left out. Negative tasks have at
+    most a third of a micro-batch's tokens, what is more is dropped."""
+    auxiliary_weight: float = 0.2
+    """Weight of the mean loss over all other tasks' labels beside the mean loss over next_item's."""
+    row_tokens: int = 512
+    """Examples are packed into rows of at most so many tokens, without attention from one to another."""
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup_share: float = 0.03
     max_grad_norm: float = 1.0
     normalisation: Normalisation = "level"
     """Softmax of a code over its level's codes ("level") or the whole vocabulary ("vocabulary"): loss and scores."""
+    patience: int = 2
+    """Epochs without a better NDCG@10 on the training set's validation cases before training stops; the weights of the
+    best epoch are kept. 0: no validation."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Several processes hold the model each ("ddp") or share its weights among them ("fsdp")."""
+    compile: bool = False
+    """torch.compile. It needs a C++ compiler, and minutes before the first step."""
+    checkpoint_steps: int = 500
+    """Steps between two checkpoints, from which a killed training goes on; 0: none."""
     seed: int = 0
 
 
@@ -173,7 +212,7 @@ def _from_json(kind: Any, value: dict[str, Any], name: str) -> Any:
     if unknown:
         raise ValueError(f"Settings {name} have unknown key(s) {', '.join(unknown)}; known are {', '.join(known)}.")
     parts = {
-        key: _from_json(known[key].default_factory, part, f"{name}.{key}") if isinstance(part, dict) else part
+        key: _from_json(known[key].default_factory, part, f"{name}.{key}") if is_dataclass(known[key].default_factory) else part
         for key, part in value.items()
     }
     return kind(**parts)

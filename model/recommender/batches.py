@@ -1,0 +1,119 @@
+"""What the trainer reads: micro-batches of every task of the mixture, the same for the same (seed, epoch, shard, number).
+
+Shapes: B cases, N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+from model.config import FinetuneConfig, ModelConfig
+from model.data.reader import read_batches, steps_per_epoch
+from model.data.targets import read_windows
+from model.recommender.cases import Cases, Negatives, Windows, draw_cases
+from model.recommender.examples import Batch, Examples, Rows
+from model.recommender.methods.base import PAD, Ints
+from model.recommender.queries import KeyTerms
+from model.recommender.tasks import OF_QUERY, TASKS, Slot, Task
+
+SAMPLED_BATCHES = 64
+"""Of windows, for how popular items are: the training set grows with the users, this must not."""
+NEGATIVE_SHARE = 1 / 3
+"""Of a micro-batch's tokens, at most."""
+
+
+class Batches:
+    """Draws the examples of the mixture for each batch of windows, and packs them."""
+
+    def __init__(self, training_set: str, examples: Examples, negatives: Negatives, config: ModelConfig) -> None:
+        self._sequences = f"{training_set}/sequences"
+        self._examples, self._negatives, self._config = examples, negatives, config
+        self.tasks = tasks_of(config.finetune)
+
+    def per_shard(self, shards: int) -> int:
+        """Micro-batches of a shard in an epoch, the same for all."""
+        return steps_per_epoch(self._sequences, self._config.finetune.batch_size, shards)
+
+    def read(self, epoch: int, shard: int, shards: int, skip: int = 0) -> Iterator[Batch]:
+        """An epoch's micro-batches of one shard, without the first `skip`."""
+        recipe = self._config.finetune
+        windows = read_batches(
+            self._sequences,
+            ["items", "targets", "later"],
+            recipe.batch_size,
+            seed=recipe.seed,
+            epoch=epoch,
+            rank=shard,
+            world_size=shards,
+            max_batches=self.per_shard(shards),
+        )
+        for number, rows in enumerate(windows):
+            if number >= skip:
+                rng = np.random.default_rng([recipe.seed, epoch, shard, number])
+                yield self.batch(Windows(rows["items"], rows["targets"], rows["later"]), rng)
+
+    def batch(self, windows: Windows, rng: np.random.Generator) -> Batch:
+        recipe = self._config.finetune
+        rows_of_task = [
+            self._rows(task, int(recipe.mixture[task.name] * len(windows.items_BT) + rng.random()), windows, rng)
+            for task in self.tasks
+        ]
+        return self._examples.pack(_with_few_negatives(self.tasks, rows_of_task), recipe.row_tokens)
+
+    def _rows(self, task: Task, count: int, windows: Windows, rng: np.random.Generator) -> list[Rows]:
+        config, items = self._config, self._examples.items
+        cases = draw_cases(task, count, windows, self._negatives, items, config.history_items, rng)
+        cases = self._answerable(task, cases)
+        wording_B = rng.integers(len(task.templates), size=len(cases))
+        return [
+            self._examples.rows(template, cases.where(wording_B == number))
+            for number, template in enumerate(task.templates)
+            if (wording_B == number).any()
+        ]
+
+    def _answerable(self, task: Task, cases: Cases) -> Cases:
+        """Without the cases whose text has no key term to ask for or to tell."""
+        terms = self._examples.terms
+        if not task.uses(OF_QUERY) or terms is None:
+            return cases
+        terms_BQ = terms.interests(cases.history_BH) if task.uses({Slot.INTERESTS}) else terms.query_NQ[cases.item_B]
+        return cases.where((terms_BQ != PAD).any(1))
+
+
+def tasks_of(recipe: FinetuneConfig) -> list[Task]:
+    """The mixture's tasks, in the registry's order. ValueError when there is none."""
+    tasks = [task for name, task in TASKS.items() if recipe.mixture.get(name, 0) > 0]
+    if not tasks:
+        raise ValueError("finetune.mixture has no task with a share above 0: nothing to train on.")
+    return tasks
+
+
+def negatives_of(training_set: str, codes_NL: Ints, titles: Sequence[str], terms: KeyTerms) -> Negatives:
+    """Negatives by the popularity among a bounded sample of windows; items of one title or one query are alike."""
+    count_N = np.zeros(len(codes_NL), np.int64)
+    for _, item_BT, wanted_BT in islice(read_windows(training_set), SAMPLED_BATCHES):
+        count_N += np.bincount(item_BT[wanted_BT], minlength=len(count_N))
+    title_N = np.unique(np.asarray(titles), return_inverse=True)[1]
+    query_N = np.unique(np.sort(terms.query_NQ, axis=1), axis=0, return_inverse=True)[1].ravel()
+    return Negatives(count_N, codes_NL[:, 0], np.column_stack([title_N, query_N]))
+
+
+def _with_few_negatives(tasks: Sequence[Task], rows_of_task: list[list[Rows]]) -> list[list[Rows]]:
+    tokens = [sum(int(each.length_B.sum()) for each in of_task) for of_task in rows_of_task]
+    negative = sum(count for task, count in zip(tasks, tokens, strict=True) if task.others)
+    most = NEGATIVE_SHARE / (1 - NEGATIVE_SHARE) * (sum(tokens) - negative)
+    if negative <= most or negative == sum(tokens):  # a mixture of negatives alone is somebody's wish
+        return rows_of_task
+    return [
+        [_first(each, most / negative) for each in of_task] if task.others else of_task
+        for task, of_task in zip(tasks, rows_of_task, strict=True)
+    ]
+
+
+def _first(rows: Rows, share: float) -> Rows:
+    """Rows from the start that have at most this share of all tokens."""
+    kept = int((np.cumsum(rows.length_B) <= share * rows.length_B.sum()).sum())
+    return Rows(*(each[:kept] for each in vars(rows).values()))

@@ -1,0 +1,217 @@
+"""From tasks and cases to packed token batches.
+
+An example is a row of segments: fixed text, words of an item, or codes. Segments are arrays padded with -1, so that the
+examples of one template are put together by one concatenation and one shift to the left, with no loop over rows.
+
+Shapes: B rows, X positions of a segment or row, T items of a window, N items, L code levels, F tokens, M labels, R packed
+rows, P positions of a packed row, V key terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from model.data.packing import pack
+from model.recommender.cases import Cases
+from model.recommender.methods.base import PAD, Bools, Ints
+from model.recommender.queries import KeyTerms
+from model.recommender.tasks import INSTRUCTION, Slot, Template
+from model.recommender.vocabulary import CodeVocabulary
+
+MAX_TITLE_TOKENS, MAX_TEXT_TOKENS, MAX_TERM_TOKENS = 24, 64, 6
+SHOWN_TITLES = 5
+"""Of a history that is told in titles."""
+YES, NO = " yes", " no"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Token rows, or a stretch of them; padding (-1) may stand anywhere in a stretch, and stands behind in whole rows."""
+
+    ids_BX: Ints
+    is_label_BX: Bools
+    kind_BX: Ints
+    """0 for text, 1 + level for a code."""
+
+    @property
+    def length_B(self) -> Ints:
+        return np.asarray((self.ids_BX != PAD).sum(1))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed rows, and the labels sorted by kind: text tokens first, then the codes of level 0, 1, …"""
+
+    ids_RP: Ints
+    position_RP: Ints
+    block_RP: Ints
+    label_M: Ints
+    """Flat index into R x P of the position that predicts the label, which is the one before it."""
+    target_M: Ints
+    """Token id of the label."""
+    task_M: Ints
+    """Number of the task that the label belongs to."""
+    kind_sizes: tuple[int, ...]
+    """Labels of each kind: [text, level 0, …, level L-1]; their sum is M."""
+    task_tokens: Ints
+    """Tokens of each task."""
+
+    @property
+    def tokens(self) -> int:
+        """Without padding."""
+        return int(self.task_tokens.sum())
+
+
+class Examples:
+    """Turns cases of tasks into token rows, and histories into prompts."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        vocabulary: CodeVocabulary,
+        codes_NL: Ints,
+        titles: Sequence[str] = (),
+        texts: Sequence[str] = (),
+        terms: KeyTerms | None = None,
+    ) -> None:
+        """Titles, texts and key terms are those of all items; prompts for inference need none of them."""
+        self._tokenizer, self._levels = tokenizer, vocabulary.levels
+        self._codes_NL = vocabulary.encode(codes_NL)
+        self._titles_NX = self._encode([f" {title}" for title in titles], MAX_TITLE_TOKENS)
+        self._texts_NX = self._encode([f" {text}" for text in texts], MAX_TEXT_TOKENS)
+        self.terms = terms
+        self._terms_VX = self._encode([f" {term}" for term in terms.terms] if terms else [], MAX_TERM_TOKENS)
+        self._fixed = cache(self._fixed_text)
+
+    @property
+    def items(self) -> int:
+        return len(self._codes_NL)
+
+    def window_tokens(self, items: int) -> int:
+        """The most tokens that a prompt of so many items has."""
+        return len(self._fixed(INSTRUCTION)) + self._levels * items
+
+    def rows(self, template: Template, cases: Cases) -> Rows:
+        """An example for each case."""
+        parts = [(part, False) for part in template.prompt] + [(part, True) for part in template.response]
+        segments = [segment for part, is_response in parts for segment in self._segments(part, cases, is_response)]
+        return _left_aligned(segments)
+
+    def prompts(self, history_BT: Ints) -> tuple[Ints, Ints]:
+        """What inference reads: right-padded token rows [B,X] and their lengths [B]. A history may be empty."""
+        rows = _left_aligned([self._text(self._fixed(INSTRUCTION), len(history_BT)), self._codes(history_BT)])
+        return rows.ids_BX.clip(min=0), rows.length_B
+
+    def pack(self, rows_of_task: Sequence[Sequence[Rows]], row_tokens: int) -> Batch:
+        """All tasks' rows side by side; see `model.data.packing`."""
+        rows = [each for of_task in rows_of_task for each in of_task]
+        layout = pack(np.concatenate([np.empty(0, np.int64), *(each.length_B for each in rows)]), row_tokens)
+        ids_F, is_label_F, kind_F = (
+            np.concatenate([np.empty(0, np.int64), *(getattr(each, name)[each.ids_BX != PAD] for each in rows)])
+            for name in ("ids_BX", "is_label_BX", "kind_BX")
+        )
+        task_tokens = np.array([sum(int(each.length_B.sum()) for each in of_task) for of_task in rows_of_task])
+        task_F = np.repeat(np.arange(len(rows_of_task)), task_tokens)
+        label_F = np.flatnonzero(is_label_F)
+        label_F = label_F[np.argsort(kind_F[label_F], kind="stable")]
+        return Batch(
+            ids_RP=layout.spread(ids_F),
+            position_RP=layout.position_RP,
+            block_RP=layout.block_RP,
+            label_M=layout.place_F[label_F] - 1,
+            target_M=ids_F[label_F],
+            task_M=task_F[label_F],
+            kind_sizes=tuple(np.bincount(kind_F[label_F], minlength=1 + self._levels).tolist()),
+            task_tokens=task_tokens,
+        )
+
+    def _segments(self, part: str | Slot, cases: Cases, is_response: bool) -> list[Rows]:
+        rows, item_B = len(cases), cases.item_B
+        match part:
+            case Slot.WINDOW:
+                return [self._codes(cases.windows.items_BT, cases.windows.targets_BT == 1)]
+            case Slot.HISTORY:
+                return [self._codes(cases.history_BH)]
+            case Slot.TITLES:
+                return self._titles(cases.history_BH[:, -SHOWN_TITLES:])
+            case Slot.INTERESTS:
+                assert self.terms is not None
+                return [self._of_terms(self.terms.interests(cases.history_BH), is_response)]
+            case Slot.ITEM:
+                return [self._codes(item_B[:, None], np.full((rows, 1), is_response))]
+            case Slot.TITLE:
+                return [self._text(self._titles_NX[item_B], rows, is_response)]
+            case Slot.TEXT:
+                return [self._text(self._texts_NX[item_B], rows, is_response)]
+            case Slot.QUERY:
+                assert self.terms is not None
+                return [self._of_terms(self.terms.query_NQ[item_B], is_response)]
+            case Slot.CANDIDATE:
+                return [self._codes(cases.candidate_B[:, None])]
+            case Slot.CANDIDATE_TITLE:
+                return [self._text(self._titles_NX[cases.candidate_B], rows)]
+            case Slot.CANDIDATES:
+                return [self._codes(cases.candidates_BC)]
+            case Slot.CANDIDATE_TITLES:
+                return self._titles(cases.candidates_BC)
+            case Slot.ANSWER:
+                yes_X, no_X = self._encode([YES, NO], MAX_TERM_TOKENS)
+                return [self._text(np.where(cases.is_item_B[:, None], yes_X, no_X), rows, is_response)]
+            case Slot.END:
+                return [self._text(np.array([self._tokenizer.eos_token_id]), rows, is_response)]
+            case _:
+                return [self._text(self._fixed(part), rows, is_response)]
+
+    def _codes(self, items_BT: Ints, is_target_BT: Bools | None = None) -> Rows:
+        ids_BX = np.where(items_BT[..., None] == PAD, PAD, self._codes_NL[items_BT]).reshape(len(items_BT), -1)
+        wanted_BT = np.zeros(items_BT.shape, bool) if is_target_BT is None else is_target_BT
+        kind_X = 1 + np.arange(ids_BX.shape[1]) % self._levels
+        return Rows(ids_BX, np.repeat(wanted_BT, self._levels, axis=1), np.broadcast_to(kind_X, ids_BX.shape))
+
+    def _text(self, ids_X: Ints, rows: int, is_response: bool = False) -> Rows:
+        """Text that is the same for all rows [X], or one for each [B,X]."""
+        ids_BX = np.broadcast_to(ids_X, (rows, ids_X.shape[-1]))
+        return Rows(ids_BX, np.full(ids_BX.shape, is_response), np.zeros(ids_BX.shape, np.int64))
+
+    def _titles(self, items_BT: Ints) -> list[Rows]:
+        """Titles, each closed by a semicolon."""
+        stop_X = self._fixed(";")
+        segments = []
+        for item_B in items_BT.T:
+            here_B1 = (item_B != PAD)[:, None]
+            for ids_BX in (self._titles_NX[item_B], np.broadcast_to(stop_X, (len(item_B), len(stop_X)))):
+                segments.append(self._text(np.where(here_B1, ids_BX, PAD), len(item_B)))
+        return segments
+
+    def _of_terms(self, term_BQ: Ints, is_response: bool) -> Rows:
+        ids_BX = np.where(term_BQ[..., None] == PAD, PAD, self._terms_VX[term_BQ]).reshape(len(term_BQ), -1)
+        return self._text(ids_BX, len(term_BQ), is_response)
+
+    def _fixed_text(self, text: str) -> Ints:
+        return self._encode([text], MAX_TEXT_TOKENS)[0]
+
+    def _encode(self, texts: Sequence[str], most: int) -> Ints:
+        """Token ids of texts, padded with -1 [len(texts), X]; a code token's name inside a text stays plain text."""
+        if not texts:
+            return np.empty((0, 0), np.int64)
+        rows = self._tokenizer(
+            list(texts), add_special_tokens=False, split_special_tokens=True, truncation=True, max_length=most
+        )["input_ids"]
+        lengths = np.array([len(row) for row in rows])
+        padded = np.full((len(rows), max(lengths)), PAD, np.int64)
+        padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate([np.asarray(r, np.int64) for r in rows])
+        return padded
+
+
+def _left_aligned(segments: list[Rows]) -> Rows:
+    """The segments side by side with the padding moved behind, cut to the longest row."""
+    row_BX = np.concatenate([segment.ids_BX for segment in segments], axis=1)
+    length = int((row_BX != PAD).sum(axis=1).max(initial=0))
+    order_BX = np.argsort(row_BX == PAD, axis=1, kind="stable")[:, :length]
+    parts = ([getattr(segment, name) for segment in segments] for name in ("ids_BX", "is_label_BX", "kind_BX"))
+    return Rows(*(np.take_along_axis(np.concatenate(part, axis=1), order_BX, axis=1) for part in parts))
