@@ -68,7 +68,7 @@ def main(
     interactions = read_folder(folder)
     training_set = ROOT / f"{folder.name}-training_set"
     write_training_set(
-        training_set, interactions, leave_one_out(interactions), CONFIG.history_items, CONFIG.window_items
+        training_set, interactions, leave_one_out(interactions), CONFIG.history_items, CONFIG.window_items, 0
     )
     items = len(interactions.item_ids)
     plain, ours = interleaved_seconds(

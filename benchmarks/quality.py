@@ -88,7 +88,8 @@ class Bench:
     def __init__(self, data: dataset.Interactions, split: dataset.Split, root: Path) -> None:
         self.data, self.split, self.root = data, split, root
         root.mkdir(parents=True, exist_ok=True)
-        write_training_set(root / "training_set", data, split, CONFIG.history_items, CONFIG.window_items)
+        shape = CONFIG.history_items, CONFIG.window_items, CONFIG.validation_users
+        write_training_set(root / "training_set", data, split, *shape)
         write_cases(root / "cases.parquet", data, split)
 
     def lists(self, run: Run) -> Generation:

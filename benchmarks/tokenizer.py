@@ -101,7 +101,7 @@ def prepare(folder: Path, encoder: ModelConfig) -> Items:
     root = ROOT / f"{folder.name}-{digest([data.digest, asdict(encoder.behaviour)])}"
     split, user_E, item_E = held_out(data)
     if not (root / "vectors.safetensors").exists():
-        write_training_set(root / "training_set", data, split, encoder.history_items, encoder.window_items)
+        write_training_set(root / "training_set", data, split, encoder.history_items, encoder.window_items, 0)
         inputs = {"training_set": str(root / "training_set")}
         train_behaviour({"config": asdict(encoder), "inputs": inputs, "output": str(root)})
     texts = ROOT / f"{folder.name}-{digest(data.titles)}.safetensors"

@@ -1,7 +1,7 @@
 """Build the training set: for each user and active day the point-in-time history, then that day's events.
 
 Reads   events, user_history (through Feast's point-in-time join), item_text, up to the last day of the split
-Writes  training_set/<split>: items/ and sequences/
+Writes  training_set/<split>: items/, sequences/ and validation/
 
     python -m jobs.build_training_set --ds 2016-10-16 --split temporal
     python -m jobs.build_training_set --ds 2016-10-16 --split all
@@ -30,7 +30,20 @@ from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, Split, SplitOption, run
 from jobs.common.tables import write_rows
 from jobs.transforms.snapshot import newest_per_key
-from jobs.transforms.training_set import active_days, before_last_targets, day_sequences, training_items, windows
+from jobs.transforms.training_set import (
+    active_days,
+    before_last_targets,
+    day_sequences,
+    drawn_windows,
+    last_days,
+    training_items,
+    validation_cases,
+    windows,
+    with_later,
+    without_last_target,
+)
+from model.config import ModelConfig
+from model.data.targets import USERS_PER_CASE
 from model.generation import Draft, Generation, Manifest
 
 FILES = 4
@@ -54,11 +67,7 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
 def build_training_set(spark: SparkSession, settings: Settings, ds: dt.date, split: Split) -> Generation:
     """Build the training set of one split. ValueError when days are missing, or nothing can be learnt from them."""
     model = settings.model
-    if model.history_items >= model.window_items:
-        raise ValueError(
-            f"model.window_items = {model.window_items} leaves no room for targets behind model.history_items = "
-            f"{model.history_items} items of context. Make it larger, twice as large, say."
-        )
+    check_settings(model)
     holdout = settings.promotion.holdout_days if split is Split.temporal else 0
     last_day = ds - dt.timedelta(days=holdout)
     first_day = require_tables(settings, last_day, ds)
@@ -72,8 +81,8 @@ def build_training_set(spark: SparkSession, settings: Settings, ds: dt.date, spl
     items = training_items(newest_per_key(tables["item_text"].read(spark, None, last_day), "item_id"))
 
     entries = day_sequences(events, histories, items, targets, model.history_items)
-    sequences = windows(entries, model.history_items, model.window_items).persist()
-    counts = sequence_counts(sequences)
+    cut = with_later(windows(entries, model.history_items, model.window_items), last_days(events, items)).persist()
+    counts = sequence_counts(cut)
     refuse_leaks(leaks)
     if counts["sequences"] == 0:
         raise ValueError(
@@ -83,8 +92,14 @@ def build_training_set(spark: SparkSession, settings: Settings, ds: dt.date, spl
 
     draft = store(settings, "training_set", split).begin()
     counts["items"], items_checksum = write_rows(items, draft, "items", "item_index")
-    sequences_checksum = write_sequences(sequences, counts["sequences"], draft)
-    sequences.unpersist()
+    drawn = drawn_windows(cut, min(model.validation_users, counts["users"] // USERS_PER_CASE)).persist()
+    # At most model.validation_users rows: one file.
+    cases = validation_cases(cut, drawn, model.history_items).coalesce(1)
+    counts["validation"], cases_checksum = write_rows(cases, draft, "validation", "items", "target")
+    counts["targets"] -= counts["validation"]  # one each; its window has another, and stays
+    sequences_checksum = write_sequences(without_last_target(cut, drawn).drop("k"), counts["sequences"], draft)
+    for done in (drawn, cut):
+        done.unpersist()
     generation = draft.commit(
         Manifest(
             key={"ds": ds.isoformat(), "split": split, "from": first_day.isoformat(), "to": last_day.isoformat()},
@@ -92,17 +107,29 @@ def build_training_set(spark: SparkSession, settings: Settings, ds: dt.date, spl
             settings={
                 "history_items": model.history_items,
                 "window_items": model.window_items,
+                "validation_users": model.validation_users,
                 "target_types": targets,
                 "holdout_days": holdout,
             },
             parents={role: name for table in tables.values() for role, name in table.parents(None, last_day).items()},
             code_version=code_version(),
-            checksums={"items": items_checksum, "sequences": sequences_checksum},
+            checksums={"items": items_checksum, "sequences": sequences_checksum, "validation": cases_checksum},
         )
     )
     summary = ", ".join(f"{count:,} {what}" for what, count in counts.items())
     log.info("%s, %s: %s", split, describe_days(first_day, last_day), summary)
     return generation
+
+
+def check_settings(model: ModelConfig) -> None:
+    """ValueError for sizes that no training set can have."""
+    if model.history_items >= model.window_items:
+        raise ValueError(
+            f"model.window_items = {model.window_items} leaves no room for targets behind model.history_items = "
+            f"{model.history_items} items of context. Make it larger, twice as large, say."
+        )
+    if model.validation_users < 0:
+        raise ValueError(f"model.validation_users = {model.validation_users} is no number of users. 0 keeps none out.")
 
 
 def require_tables(settings: Settings, last_day: dt.date, ds: dt.date) -> dt.date:

@@ -64,7 +64,7 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
         loss_plot=_plot_losses({"judged": twin, "live": model}),
         health=codebook.manifest.metrics,
         codebook_plot=plot_usage(codebook.manifest.metrics),
-        codebook_picture=plot_picture(codebook.path("picture.safetensors")),
+        codebook_picture=_picture(codebook),
         users=users,
         parents=lists.manifest.parents,
     )
@@ -107,6 +107,12 @@ def _titles(lists: DataFrame, column: str, titles: DataFrame) -> DataFrame:
     ordered = F.array_sort(F.collect_list(F.struct("place", "title")))["title"]
     name = F.substring(F.sha2("user_id", 256), 1, 8)
     return placed.join(titles, "item_id").groupBy("user_id").agg(name.alias("name"), ordered.alias("titles"))
+
+
+def _picture(codebook: Generation) -> str | None:
+    """None for a codebook of an older version, which kept none."""
+    file = "picture.safetensors"
+    return plot_picture(codebook.path(file)) if file in codebook.manifest.checksums else None
 
 
 def _plot_losses(models: dict[str, Generation]) -> str:

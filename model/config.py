@@ -198,6 +198,9 @@ class ModelConfig:
     """Newest items of a user that a model reads at inference."""
     window_items: int = 40
     """Items in one training sequence: up to `history_items` of context, the rest are targets."""
+    validation_users: int = 200
+    """Users, drawn by a hash, whose newest target is kept out of the training windows: the fine-tuning stops by them.
+    0: none. Never more than a tenth of the users."""
 
 
 def model_config(value: dict[str, Any]) -> ModelConfig:

@@ -18,17 +18,17 @@ SHOWN_CODES = 9
 
 
 def plot_usage(health: dict[str, Any]) -> str:
-    """Codes used and perplexity of each level, and how many prefixes of each length are in use."""
+    """Codes used and perplexity of each level, and how many prefixes of each length are in use, if that is known."""
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
-    usage, tree = figure.subplots(1, 2)
+    usage, *trees = figure.subplots(1, 2 if "tree" in health else 1, squeeze=False)[0]
     places = np.arange(len(health["levels"]))
     for offset, name, label in ((-0.2, "codes_used", "codes used"), (0.2, "perplexity", "perplexity")):
         usage.bar(places + offset, [level[name] for level in health["levels"]], 0.4, label=label)
     usage.set(title="Codes of each level", xticks=places, xticklabels=[f"{place + 1}" for place in places])
     figure.legend(loc="outside lower left", ncols=2, fontsize="small")
-    depths = [depth["prefixes"] for depth in health["tree"]]
-    tree.bar(places, depths)
-    tree.set(title="Prefixes in use, by length", xticks=places, xticklabels=[f"{place + 1}" for place in places])
+    for tree in trees:
+        tree.bar(places, [depth["prefixes"] for depth in health["tree"]])
+        tree.set(title="Prefixes in use, by length", xticks=places, xticklabels=[f"{place + 1}" for place in places])
     return png(figure)
 
 

@@ -154,6 +154,13 @@ TRAINING_SEQUENCE = StructType(
         _column("ds", StringType(), "the day whose events are predicted, yyyy-mm-dd"),
         _column("items", _list(IntegerType()), "model.window_items item indices, oldest first, padded with -1"),
         _column("targets", _list(IntegerType()), "same length: 1 where the position is to be predicted, else 0"),
+        _column("later", _list(IntegerType()), "items that the user takes on ds or later: LATER_ITEMS in targets.py"),
+    ]
+)
+TRAINING_VALIDATION = StructType(
+    [
+        _column("items", _list(IntegerType()), "the model.history_items items before the target, padded with -1"),
+        _column("target", IntegerType(), "the newest target of a user, which is in no sequence"),
     ]
 )
 

@@ -16,6 +16,14 @@ import pyarrow.dataset as ds
 
 Ints = npt.NDArray[np.int64]
 
+LATER_ITEMS = 256
+"""Length of the column `later` of a training set's sequences: the distinct items that the user takes on the window's
+day or later, in ascending order, padded with -1 behind. They are no negatives for the window's targets."""
+TOO_MANY = -2
+"""The first value of `later`, before -1 alone, when there are more than LATER_ITEMS: draw no negatives here."""
+USERS_PER_CASE = 10
+"""At most one user in so many gives a case to validate on: a small data set keeps nearly all its targets."""
+
 
 def count_items(training_set: str) -> int:
     fs, path = fsspec.url_to_fs(training_set)

@@ -7,13 +7,16 @@ Shapes: C cases, B cases of a batch, H history items, S seen items, K results, W
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model.data.targets import LATER_ITEMS, TOO_MANY, USERS_PER_CASE
 from model.evaluation.dataset import Interactions, Ints, Split, fit_mask
 from model.evaluation.metrics import rank_of_target
 from model.progress import Progress
@@ -22,6 +25,7 @@ from model.recommender.methods.base import PAD, Ranker, Users
 MASKED, NOT_MASKED = True, False
 BATCH_CASES = 1024
 ROWS_PER_GROUP = 1024
+PART = "part-0.parquet"
 
 LISTS = pa.schema(
     [
@@ -34,6 +38,9 @@ LISTS = pa.schema(
         ("item_ids", pa.list_(pa.string())),
         ("scores", pa.list_(pa.float32())),
     ]
+)
+SEQUENCES = pa.schema(
+    [("user_id", pa.string()), *((name, pa.list_(pa.int32())) for name in ("items", "targets", "later"))]
 )
 
 
@@ -87,32 +94,88 @@ def write_cases(file: Path, data: Interactions, split: Split) -> None:
     pq.write_table(pa.table(columns), file, compression="zstd")
 
 
-def write_training_set(folder: Path, data: Interactions, split: Split, history_items: int, window_items: int) -> None:
-    """The folders items/ and sequences/ that methods train on; windows as in jobs/transforms/training_set.py."""
+def write_training_set(
+    folder: Path, data: Interactions, split: Split, history_items: int, window_items: int, validation_users: int
+) -> None:
+    """The folders items/, sequences/ and validation/ that methods learn from, as in jobs/transforms/training_set.py.
+
+    Here there are no days: `later` begins with a window's first target.
+    """
     assert 0 < history_items < window_items
     index_N = np.arange(len(data.item_ids), dtype=np.int32)
     items = {"item_index": index_N, "item_id": data.item_ids, "title": data.titles, "text": data.titles}
-    step = window_items - history_items
-    users, windows, targets = [], [], []
-    for user, fit in enumerate(split.fit_U):
-        known = data.before(user, int(fit))
-        for start in range(0, fit, step):
-            first = history_items if start else 0
-            if start + first >= fit:
-                break
-            window = known[start : start + window_items]
-            windows.append(np.pad(window, (0, window_items - window.size), constant_values=PAD))
-            targets.append((np.arange(window_items) >= first) & (np.arange(window_items) < window.size))
-            users.append(data.user_ids[user])
-    rows = {"user_id": users} | {
-        name: pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(values).astype(np.int32)), window_items).cast(
-            pa.list_(pa.int32())
-        )
-        for name, values in (("items", windows), ("targets", targets))
+    windows = [
+        window
+        for user, fit in enumerate(split.fit_U)
+        for window in _windows(user, int(fit), history_items, window_items)
+    ]
+    drawn = _drawn(data, windows, validation_users)
+    cases = [windows[place].items(data) for place in drawn]
+    validation = {
+        "items": _column([case[:-1][-history_items:] for case in cases], history_items),
+        "target": pa.array([case[-1] for case in cases], pa.int32()),
     }
-    for name, table in (("items", items), ("sequences", rows)):
+    for place in drawn:
+        windows[place] = replace(windows[place], stop=windows[place].stop - 1)
+    for name in ("items", "validation", "sequences"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table(table), folder / name / "part-0.parquet", row_group_size=ROWS_PER_GROUP)
+    pq.write_table(pa.table(items), folder / "items" / PART, row_group_size=ROWS_PER_GROUP)
+    pq.write_table(pa.table(validation), folder / "validation" / PART)
+    with pq.ParquetWriter(folder / "sequences" / PART, SEQUENCES) as writer:
+        for start in range(0, len(windows), ROWS_PER_GROUP):
+            writer.write_table(_sequences(data, split, windows[start : start + ROWS_PER_GROUP], window_items))
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Places in a user's sequence: `start` to `stop` are read, `first` to `stop` predicted."""
+
+    user: int
+    start: int
+    first: int
+    stop: int
+
+    def items(self, data: Interactions) -> Ints:
+        return data.before(self.user, self.stop)[self.start :]
+
+
+def _windows(user: int, fit: int, history_items: int, window_items: int) -> Iterator[_Window]:
+    for start in range(0, fit, window_items - history_items):
+        first = start + history_items if start else 0
+        if first < fit:
+            yield _Window(user, start, first, min(start + window_items, fit))
+
+
+def _drawn(data: Interactions, windows: list[_Window], validation_users: int) -> list[int]:
+    """Where the newest windows of the drawn users stand: a tenth of the users at most, each with two targets in it."""
+    newest = {window.user: place for place, window in enumerate(windows)}
+    able = (place for place in newest.values() if windows[place].stop - windows[place].first >= 2)
+
+    def by_hash(place: int) -> bytes:
+        return hashlib.sha256(data.user_ids[windows[place].user].encode()).digest()
+
+    return sorted(able, key=by_hash)[: min(validation_users, len(newest) // USERS_PER_CASE)]
+
+
+def _sequences(data: Interactions, split: Split, windows: list[_Window], window_items: int) -> pa.Table:
+    targets, later = [], []
+    for window in windows:
+        targets.append((np.arange(window.start, window.stop) >= window.first).astype(np.int64))
+        items = np.unique(data.before(window.user, int(split.fit_U[window.user]))[window.first :])
+        later.append(items if items.size <= LATER_ITEMS else np.array([TOO_MANY]))
+    columns = [
+        pa.array([data.user_ids[window.user] for window in windows]),
+        _column([window.items(data) for window in windows], window_items),
+        _column(targets, window_items, 0),
+        _column(later, LATER_ITEMS),
+    ]
+    return pa.table(columns, schema=SEQUENCES)
+
+
+def _column(lists: list[Ints], length: int, fill: int = PAD) -> pa.Array:
+    """Lists of one length, the shorter ones filled up behind."""
+    flat = pa.array(_padded(lists, length, fill).astype(np.int32).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, length).cast(pa.list_(pa.int32()))
 
 
 def _batches(split: Split) -> Iterator[tuple[Ints, Ints]]:
@@ -120,9 +183,10 @@ def _batches(split: Split) -> Iterator[tuple[Ints, Ints]]:
         yield split.case_user_C[start : start + BATCH_CASES], split.case_place_C[start : start + BATCH_CASES]
 
 
-def _padded(lists: list[Ints]) -> Ints:
-    """[B, longest], padded with -1 at the end."""
-    padded = np.full((len(lists), max(map(len, lists), default=0)), PAD, dtype=np.int64)
+def _padded(lists: list[Ints], length: int | None = None, fill: int = PAD) -> Ints:
+    """[B, length, or that of the longest], filled up at the end."""
+    longest = max(map(len, lists), default=0) if length is None else length
+    padded = np.full((len(lists), longest), fill, dtype=np.int64)
     for row, items in zip(padded, lists, strict=True):
         row[: len(items)] = items
     return padded

@@ -16,10 +16,11 @@ from jobs.build_item_text import build_item_text
 from jobs.build_training_set import FILES, build_training_set
 from jobs.build_user_histories import build_user_histories
 from jobs.common.artefacts import store
-from jobs.common.contracts import daily_table
+from jobs.common.contracts import TRAINING_ITEM, TRAINING_SEQUENCE, TRAINING_VALIDATION, daily_table
 from jobs.common.settings import Settings
 from jobs.common.step import Split
 from jobs.ingest import ingest
+from model.data.targets import LATER_ITEMS
 from model.generation import Generation, Manifest
 from tests.jobs.raw_data import D1, D2, D3, D4, at, event, film, write_catalogue, write_events
 
@@ -112,8 +113,32 @@ DAY_3 = [
 
 def test_each_day_is_predicted_from_what_was_known_at_midnight(everything: Generation) -> None:
     assert windows_of(everything) == sorted(DAY_1_AND_2 + DAY_3)
-    assert everything.manifest.counts == {"sequences": 7, "targets": 12, "users": 3, "items": 6}
+    assert everything.manifest.counts == {"sequences": 7, "targets": 12, "users": 3, "items": 6, "validation": 0}
     assert set(everything.manifest.parents.values()) == {"events/000001", "user_history/000001", "item_text/000001"}
+
+
+def test_tables_have_the_columns_of_the_contract(spark: SparkSession, everything: Generation) -> None:
+    contracts = {"items": TRAINING_ITEM, "sequences": TRAINING_SEQUENCE, "validation": TRAINING_VALIDATION}
+    for name, contract in contracts.items():
+        assert spark.read.parquet(everything.path(name)).dtypes == [
+            (field.name, field.dataType.simpleString()) for field in contract
+        ]
+    assert set(everything.manifest.checksums) == set(contracts)
+
+
+def test_windows_name_what_their_user_takes_later(everything: Generation) -> None:
+    """Views as well, and all of the day's own, whatever window they stand in."""
+    rows = pyarrow.dataset.dataset(everything.path("sequences")).to_table().to_pylist()
+    names = [item["item_id"] for item in items_of(everything)]
+    later = {(row["user_id"], row["ds"]): [names[item] for item in row["later"] if item >= 0] for row in rows}
+    assert later == {
+        ("u", "2020-01-01"): ["a", "b", "c", "d", "late"],
+        ("u", "2020-01-02"): ["c", "d", "late"],
+        ("u", "2020-01-03"): ["d", "late"],
+        ("v", "2020-01-03"): ["b"],
+        ("w", "2020-01-03"): ["a", "b", "c", "d", "e"],
+    }
+    assert {len(row["later"]) for row in rows} == {LATER_ITEMS}
 
 
 def test_items_are_those_known_before_the_end_numbered_by_id(everything: Generation) -> None:
@@ -192,3 +217,50 @@ def test_a_window_without_room_for_targets_is_a_mistake(lake: Lake) -> None:
     settings = Settings(**lake.settings.model_dump() | {"model": {"history_items": 4, "window_items": 4}})
     with pytest.raises(ValueError, match=r"model\.window_items = 4.*model\.history_items = 4"):
         build_training_set(lake.spark, settings, D1, Split.all)
+
+
+def test_a_number_of_users_below_none_is_a_mistake(lake: Lake) -> None:
+    settings = Settings(**lake.settings.model_dump() | {"model": {"validation_users": -1}})
+    with pytest.raises(ValueError, match=r"model\.validation_users = -1"):
+        build_training_set(lake.spark, settings, D1, Split.all)
+
+
+def test_a_tenth_of_the_users_at_most_is_kept_to_validate_on(spark: SparkSession, tmp_path: Path) -> None:
+    """Each of 31 users buys a, b, c and then an item that nobody buys twice."""
+    lake = Lake(spark, tmp_path)
+    own = {f"u{n:02}": f"own{n:02}" for n in range(31)}
+    write_catalogue(lake.settings, *(film(item, at(D1)) for item in ["a", "b", "c", *own.values()]))
+    write_events(
+        lake.settings,
+        *(event(user, each, at(D1, hour)) for user, item in own.items() for hour, each in enumerate(["a", "b"])),
+        *(event(user, each, at(D2, hour)) for user, item in own.items() for hour, each in enumerate(["c", item])),
+    )
+    lake.build_tables(D1, D2)
+    kept = lake.build(D2)
+    names = [item["item_id"] for item in items_of(kept)]
+    cases = pyarrow.dataset.dataset(kept.path("validation")).to_table().to_pylist()
+    assert kept.manifest.counts == {"sequences": 62, "targets": 121, "users": 31, "items": 34, "validation": 3}
+    assert kept.manifest.settings["validation_users"] == 200
+    assert [[names[item] for item in case["items"]] for case in cases] == [["b", "c"]] * 3
+    targets = {names[case["target"]] for case in cases}
+    found = windows_of(kept)
+    for user, item in own.items():
+        newest = Window(user, "2020-01-02", ["a", "b"], ["c"] if item in targets else ["c", item])
+        assert newest in found
+        assert Window(user, "2020-01-01", [], ["a", "b"]) in found
+    later = {
+        (row["user_id"], names[item])
+        for row in pyarrow.dataset.dataset(kept.path("sequences")).to_table().to_pylist()
+        for item in row["later"]
+        if item >= 0
+    }
+    assert later >= set(own.items()), "what is kept out of the windows is no negative either"
+
+    settings = Settings(
+        **lake.settings.model_dump() | {"model": {"history_items": H, "window_items": W, "validation_users": 2}}
+    )
+    fewer = build_training_set(spark, settings, D2, Split.all)
+    assert fewer.manifest.counts["validation"] == 2
+    assert {repr(case) for case in pyarrow.dataset.dataset(fewer.path("validation")).to_table().to_pylist()} < {
+        repr(case) for case in cases
+    }

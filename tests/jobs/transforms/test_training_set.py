@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
 from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
 from jobs.common.contracts import EVENTS
-from jobs.transforms.training_set import active_days, before_last_targets, day_sequences, training_items, windows
+from jobs.transforms import training_set
+from jobs.transforms.training_set import (
+    active_days,
+    before_last_targets,
+    day_sequences,
+    drawn_windows,
+    last_days,
+    training_items,
+    validation_cases,
+    windows,
+    with_later,
+    without_last_target,
+)
 
 DAY = dt.date(2020, 1, 2)
 MIDNIGHT = dt.datetime(2020, 1, 2, tzinfo=dt.UTC)
@@ -100,6 +113,83 @@ def test_the_last_targets_and_all_behind_them_are_held_out(spark: SparkSession) 
     ]
     kept = before_last_targets(spark.createDataFrame(events, EVENTS), ["buy"], held_out=2)
     assert sorted((row.user_id, row.item_id) for row in kept.collect()) == [("u", "i0"), ("u", "i1"), ("u", "i2")]
+
+
+WINDOW = "user_id string, ds string, k int, items array<int>, targets array<int>"
+
+
+def test_later_is_all_that_a_user_takes_from_the_day_on(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random pasts, in which items come again, against sets in Python; some are too many to name, some just not."""
+    most = 8
+    monkeypatch.setattr(training_set, "LATER_ITEMS", most)
+    draw = random.Random(0)
+    taken = {
+        f"u{n}": [(draw.randrange(12), draw.choice(items), draw.choice(["buy", "view"])) for _ in range(4 * len(items))]
+        for n, items in enumerate(draw.sample(range(30), size) for size in (1, 3, 7, 8, 9, 12, 25))
+    }
+    first = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    events = [
+        (user, f"i{item:02}", first + dt.timedelta(days=day), kind, 0, (first + dt.timedelta(days=day)).date())
+        for user, own in taken.items()
+        for day, item, kind in own
+    ]
+    unknown = ("u0", "unknown", first, "buy", 0, first.date())
+    items = spark.createDataFrame([(n, f"i{n:02}") for n in range(30)], "item_index int, item_id string")
+    cut = [(user, f"2020-01-{day + 1:02}", 0, [0], [1]) for user in taken for day in range(12)]
+    days = last_days(spark.createDataFrame([*events, unknown], EVENTS), items)
+    rows = with_later(spark.createDataFrame(cut, WINDOW), days).collect()
+    assert len(rows) == len(cut)
+    overflows = 0
+    for row in rows:
+        day = int(row.ds[-2:]) - 1
+        future = sorted({item for then, item, _ in taken[row.user_id] if then >= day})
+        too_many = len(future) > most
+        overflows += too_many
+        named = [-2] if too_many else future
+        assert row.later == named + [-1] * (most - len(named)), (row.user_id, day)
+    assert 0 < overflows < len(rows)
+
+
+NEWEST_WINDOWS = [
+    ("long", "2020-01-01", 0, [1, 2, 3, 4], [1, 1, 1, 1]),
+    ("long", "2020-01-02", 0, [3, 4, 5, 6], [0, 0, 1, 1]),
+    ("long", "2020-01-02", 1, [5, 6, 7, 8], [0, 0, 1, 1]),
+    ("views", "2020-01-05", 0, [1, 2, 3, 4], [1, 1, 0, 0]),
+    ("short", "2020-01-03", 0, [1, 2, -1, -1], [1, 1, 0, 0]),
+    ("one", "2020-01-01", 0, [1, 2, -1, -1], [1, 1, 0, 0]),
+    ("one", "2020-01-02", 0, [1, 2, 3, -1], [0, 0, 1, 0]),
+]
+CASES = {"long": ([6, 7], 8), "views": ([1, -1], 2), "short": ([1, -1], 2)}
+
+
+def test_a_drawn_users_newest_window_ends_before_its_last_target(spark: SparkSession) -> None:
+    df = spark.createDataFrame(NEWEST_WINDOWS, WINDOW)
+    drawn = drawn_windows(df, 10)
+    assert {tuple(row) for row in drawn.collect()} == {
+        ("long", "2020-01-02", 1),
+        ("views", "2020-01-05", 0),
+        ("short", "2020-01-03", 0),
+    }, "who has one target in the newest window keeps it"
+    left = {
+        (row.user_id, row.ds, row.k): (row["items"], row.targets) for row in without_last_target(df, drawn).collect()
+    }
+    changed = {
+        ("long", "2020-01-02", 1): ([5, 6, 7, -1], [0, 0, 1, 0]),
+        ("views", "2020-01-05", 0): ([1, -1, -1, -1], [1, 0, 0, 0]),
+        ("short", "2020-01-03", 0): ([1, -1, -1, -1], [1, 0, 0, 0]),
+    }
+    assert left == {row[:3]: row[3:] for row in NEWEST_WINDOWS} | changed
+    cases = validation_cases(df, drawn, history_items=2).collect()
+    assert sorted((row["items"], row.target) for row in cases) == sorted(CASES.values())
+
+
+def test_the_same_users_are_drawn_first_however_many(spark: SparkSession) -> None:
+    rows = [(f"u{n}", "2020-01-01", 0, [1, 2, -1, -1], [1, 1, 0, 0]) for n in range(20)]
+    df = spark.createDataFrame(rows, WINDOW)
+    few, more, none = ({row.user_id for row in drawn_windows(df.repartition(3), most).collect()} for most in (4, 9, 0))
+    assert (len(few), len(more), len(none)) == (4, 9, 0)
+    assert few < more
+    assert few != {f"u{n}" for n in range(4)}
 
 
 def test_moments_are_the_midnights_of_active_days(spark: SparkSession) -> None:

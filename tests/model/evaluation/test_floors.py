@@ -24,7 +24,7 @@ HISTORY, WINDOW = 4, 9
 @pytest.fixture(scope="module")
 def training_set(data: Interactions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("training_set")
-    write_training_set(folder, data, leave_one_out(data), HISTORY, WINDOW)
+    write_training_set(folder, data, leave_one_out(data), HISTORY, WINDOW, 0)
     return folder
 
 

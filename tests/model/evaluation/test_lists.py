@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from model.evaluation import lists
 from model.evaluation.beyond import Exposure, beyond, segments
 from model.evaluation.dataset import Interactions, leave_one_out
-from model.evaluation.lists import write_cases, write_lists, write_training_set
+from model.evaluation.lists import SEQUENCES, write_cases, write_lists, write_training_set
 from model.evaluation.scored import ScoreRanker
 
 
@@ -41,7 +42,8 @@ def test_every_case_has_its_list_under_both_protocols(data: Interactions, tmp_pa
 
 def test_windows_hold_each_interaction_as_a_target_once(data: Interactions, tmp_path: Path) -> None:
     split = leave_one_out(data)
-    write_training_set(tmp_path, data, split, 4, 9)
+    write_training_set(tmp_path, data, split, 4, 9, 0)
+    assert pq.read_table(tmp_path / "validation").num_rows == 0
     targets: dict[str, list[int]] = {}
     for row in pq.read_table(tmp_path / "sequences").to_pylist():
         assert len(row["items"]) == len(row["targets"]) == 9
@@ -49,6 +51,54 @@ def test_windows_hold_each_interaction_as_a_target_once(data: Interactions, tmp_
         targets.setdefault(row["user_id"], []).extend(found)
     for user, fit in enumerate(split.fit_U):
         assert targets.get(data.user_ids[user], []) == data.before(user, int(fit)).tolist()
+
+
+@pytest.mark.parametrize("most", [3, 25])
+def test_later_is_all_from_the_first_target_on(
+    data: Interactions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(lists, "LATER_ITEMS", most)
+    split = leave_one_out(data)
+    write_training_set(tmp_path, data, split, 4, 9, 200)
+    table = pq.read_table(tmp_path / "sequences")
+    assert table.schema.equals(SEQUENCES)
+    first: dict[str, int] = {}
+    overflows = 0
+    for row in table.to_pylist():
+        user = data.user_ids.index(row["user_id"])
+        known = data.before(user, int(split.fit_U[user]))
+        future = sorted(set(known[first.get(row["user_id"], 0) :].tolist()))
+        named = [-2] if len(future) > most else future
+        overflows += len(future) > most
+        assert row["later"] == named + [-1] * (most - len(named))
+        first[row["user_id"]] = first.get(row["user_id"], 0) + sum(row["targets"])
+    assert (overflows > 0) == (most < 25)
+
+
+def test_the_newest_targets_of_a_few_users_are_kept_to_validate_on(data: Interactions, tmp_path: Path) -> None:
+    split = leave_one_out(data)
+    for folder, users in (("all", 0), ("two", 2), ("tenth", 200)):
+        write_training_set(tmp_path / folder, data, split, 4, 9, users)
+    cases = {name: pq.read_table(tmp_path / name / "validation") for name in ("all", "two", "tenth")}
+    known = int((split.fit_U > 0).sum())
+    assert [table.num_rows for table in cases.values()] == [0, 2, known // 10]
+    assert len({repr(table.schema) for table in cases.values()}) == 1
+    assert cases["tenth"].slice(0, 2).equals(cases["two"])
+
+    whole, cut = (pq.read_table(tmp_path / name / "sequences").to_pylist() for name in ("all", "tenth"))
+    found = []
+    for before, after in zip(whole, cut, strict=True):
+        if before == after:
+            continue
+        place = after["items"].index(-1)
+        assert before["later"] == after["later"]
+        assert before["items"][:place] == after["items"][:place]
+        assert before["items"][place + 1 :] == after["items"][place + 1 :] == [-1] * (8 - place)
+        assert after["targets"] == before["targets"][:place] + [0] * (9 - place)
+        assert sum(after["targets"]) == sum(before["targets"]) - 1 > 0
+        context = after["items"][max(place - 4, 0) : place]
+        found.append((context + [-1] * (4 - len(context)), before["items"][place]))
+    assert sorted(found) == sorted((case["items"], case["target"]) for case in cases["tenth"].to_pylist())
 
 
 def test_exposure_counts_what_lists_show() -> None:

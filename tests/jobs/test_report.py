@@ -1,0 +1,100 @@
+"""The report of a model whose codebook or evaluation an older version wrote, which knew less of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from jobs.common.codebook_plots import plot_usage
+from jobs.common.pages import render
+from jobs.report import _picture
+from model.config import TokenizerConfig
+from model.data.files import save_tensors
+from model.evaluation.beyond import beyond
+from model.evaluation.protocol import METRICS, evaluate_lists
+from model.generation import Draft, Generation, GenerationStore, Manifest
+from model.tokenizer.codebook import Codebook
+from model.tokenizer.health import health, reserve
+from model.tokenizer.neighbours import preservation, together
+from model.tokenizer.portrait import examples, picture, tree
+
+PICTURE = "picture.safetensors"
+SAYS = {
+    "neighbours": "take together most",
+    "reserve": "prefixes are in use",
+    "tree": "prefixes in use by length",
+    "examples": "Most typical",
+    "beyond": "What the first ten show",
+    "picture": "two leading axes",
+}
+"""What the page says only of a model that has it."""
+
+
+@pytest.fixture(scope="module")
+def draft(tmp_path_factory: pytest.TempPathFactory) -> Draft:
+    return GenerationStore(str(tmp_path_factory.mktemp("lake")), "codebook/all").begin()
+
+
+@pytest.fixture(scope="module")
+def codebook(draft: Draft) -> Generation:
+    """Of thirty items, as the tokenizer's step leaves it today."""
+    text_NE = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
+    ids, nobody_N = [f"i{n:02}" for n in range(30)], np.zeros(30, bool)
+    trained = Codebook.train(TokenizerConfig(levels=3, codes_per_level=8, input_dim=4), ids, text_NE, text_NE, nobody_N)
+    x_NP = trained.inputs(text_NE, text_NE, nobody_N)
+    codes_NL = trained.assign(ids, x_NP, np.empty((0, 3), np.int64))
+    save_tensors(draft.path(PICTURE), {"place": picture(x_NP), "first": codes_NL[:, 0].copy()})
+    figures = health(trained, x_NP, codes_NL) | {
+        "neighbours": preservation(codes_NL, *together(np.arange(30) // 3, np.arange(30), 30)),
+        "reserve": reserve(codes_NL, 8),
+        "tree": tree(codes_NL),
+        "examples": examples(x_NP, codes_NL, ids),
+    }
+    return draft.commit(Manifest(metrics=figures, checksums={PICTURE: "sha256:"}))
+
+
+@pytest.fixture(scope="module")
+def quality() -> dict[str, Any]:
+    lists = {"method": ["challenger"] * 4, "masked": [True, True, False, False], "user_id": ["u", "v"] * 2}
+    table = pa.table(lists | {"key": ["u#2", "v#2"] * 2, "rank": [0, -1, 0, 0]})
+    ranked = pa.record_batch({"key": ["u#2", "v#2"], "rank": [0, -1], "item_ids": [["a"], ["b"]]})
+    cases = pa.table({"key": ["u#2", "v#2"], "history_length": [1, 7], "target_count": [0, 3]})
+    found = beyond([ranked], cases, pa.array(["a", "b"]), np.array([1, 1]))
+    return evaluate_lists(table) | {"beyond": {"challenger": found}}
+
+
+def page(codebook: Generation, quality: dict[str, Any]) -> str:
+    figures = codebook.manifest.metrics
+    return render(
+        "report.html.j2",
+        model=codebook,
+        codebook=codebook,
+        tiles={},
+        quality=quality,
+        metric_names=list(METRICS),
+        verdict={"reasons": []},
+        health=figures,
+        codebook_plot=plot_usage(figures),
+        codebook_picture=_picture(codebook),
+        parents={},
+    )
+
+
+def test_all_that_is_known_is_shown(codebook: Generation, quality: dict[str, Any]) -> None:
+    whole = page(codebook, quality)
+    assert [part for part, words in SAYS.items() if words not in whole] == []
+
+
+@pytest.mark.parametrize("lacking", [[part] for part in SAYS] + [list(SAYS)], ids=" ".join)
+def test_what_an_older_version_did_not_write_is_left_out(
+    codebook: Generation, quality: dict[str, Any], draft: Draft, lacking: list[str]
+) -> None:
+    metrics = {name: value for name, value in codebook.manifest.metrics.items() if name not in lacking}
+    checksums = {} if "picture" in lacking else codebook.manifest.checksums
+    old = Generation(draft.uri, draft.attempt, draft.identity, Manifest(metrics=metrics, checksums=checksums))
+    shown = page(old, {name: value for name, value in quality.items() if name not in lacking})
+    assert [part for part, words in SAYS.items() if words not in shown] == lacking
+    assert "items, one code each" in shown
