@@ -215,7 +215,9 @@ def _from_json(kind: Any, value: dict[str, Any], name: str) -> Any:
     if unknown:
         raise ValueError(f"Settings {name} have unknown key(s) {', '.join(unknown)}; known are {', '.join(known)}.")
     parts = {
-        key: _from_json(known[key].default_factory, part, f"{name}.{key}") if is_dataclass(known[key].default_factory) else part
+        key: _from_json(known[key].default_factory, part, f"{name}.{key}")
+        if is_dataclass(known[key].default_factory)
+        else part
         for key, part in value.items()
     }
     return kind(**parts)

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.recommender.methods.base import PAD, Bools, Floats, Ints
+from model.data.targets import TOO_MANY
+from model.recommender.methods.base import PAD, Bools, Ints
 from model.recommender.tasks import OF_HISTORY, Slot, Task
 
-TOO_MANY = -2
-"""First in `later`: the user takes more items later than the list can name."""
 ROUNDS = 8
 """Draws of a negative before its example is given up."""
 
@@ -117,7 +116,13 @@ class Negatives:
 
 
 def draw_cases(
-    task: Task, rows: int, windows: Windows, negatives: Negatives, items: int, history_items: int, rng: np.random.Generator
+    task: Task,
+    rows: int,
+    windows: Windows,
+    negatives: Negatives,
+    items: int,
+    history_items: int,
+    rng: np.random.Generator,
 ) -> Cases:
     """So many cases of a task: of the windows' targets, or of items drawn at random for a task without a history.
 
@@ -129,7 +134,9 @@ def draw_cases(
         never_BX = np.empty((rows, 0), np.int64)
     else:
         # Each window once before any comes again.
-        chosen_B = np.concatenate([rng.permutation(len(windows.items_BT)) for _ in range(-(-rows // len(windows.items_BT)))])
+        chosen_B = np.concatenate(
+            [rng.permutation(len(windows.items_BT)) for _ in range(-(-rows // len(windows.items_BT)))]
+        )
         windows = Windows(*(each[chosen_B[:rows]] for each in vars(windows).values()))
         if task.others:
             named_B = windows.later_BX[:, 0] != TOO_MANY
