@@ -1,4 +1,4 @@
-"""What the trainer reads: micro-batches of every task of the mixture, the same for the same (seed, epoch, shard, number).
+"""What the trainer reads: micro-batches of the mixture, each a function of (seed, epoch, shard, number) alone.
 
 Shapes: B cases, N items.
 """
@@ -102,7 +102,7 @@ def negatives_of(training_set: str, codes_NL: Ints, titles: Sequence[str], terms
 
 
 def _with_few_negatives(tasks: Sequence[Task], rows_of_task: list[list[Rows]]) -> list[list[Rows]]:
-    tokens = [sum(int(each.length_B.sum()) for each in of_task) for of_task in rows_of_task]
+    tokens = [sum(int(each.lengths.sum()) for each in of_task) for of_task in rows_of_task]
     negative = sum(count for task, count in zip(tasks, tokens, strict=True) if task.others)
     most = NEGATIVE_SHARE / (1 - NEGATIVE_SHARE) * (sum(tokens) - negative)
     if negative <= most or negative == sum(tokens):  # a mixture of negatives alone is somebody's wish
@@ -115,5 +115,5 @@ def _with_few_negatives(tasks: Sequence[Task], rows_of_task: list[list[Rows]]) -
 
 def _first(rows: Rows, share: float) -> Rows:
     """Rows from the start that have at most this share of all tokens."""
-    kept = int((np.cumsum(rows.length_B) <= share * rows.length_B.sum()).sum())
+    kept = int((np.cumsum(rows.lengths) <= share * rows.lengths.sum()).sum())
     return Rows(*(each[:kept] for each in vars(rows).values()))

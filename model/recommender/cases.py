@@ -52,13 +52,13 @@ class Cases:
         return len(self.item_B)
 
     @property
-    def candidate_B(self) -> Ints:
-        """The item or the first of the others."""
+    def candidate(self) -> Ints:
+        """[B]: the item or the first of the others."""
         return np.where(self.is_item_B, self.item_B, self.others_BO[:, 0])
 
     @property
-    def candidates_BC(self) -> Ints:
-        """The others with the item among them, at place_B."""
+    def candidates(self) -> Ints:
+        """[B,C]: the others with the item among them, at place_B."""
         rows_B = np.arange(len(self))
         found_BC = np.insert(self.others_BO, 0, self.item_B, axis=1)
         found_BC[rows_B, self.place_B], found_BC[:, 0] = self.item_B, found_BC[rows_B, self.place_B]

@@ -3,13 +3,13 @@
 An example is a row of segments: fixed text, words of an item, or codes. Segments are arrays padded with -1, so that the
 examples of one template are put together by one concatenation and one shift to the left, with no loop over rows.
 
-Shapes: B rows, X positions of a segment or row, T items of a window, N items, L code levels, F tokens, M labels, R packed
-rows, P positions of a packed row, V key terms.
+Shapes: B rows, X positions of a segment or row, T items of a window, N items, L code levels, F tokens, M labels,
+R packed rows, P positions of a packed row, V key terms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -31,7 +31,7 @@ YES, NO = " yes", " no"
 
 @dataclass(frozen=True)
 class Rows:
-    """Token rows, or a stretch of them; padding (-1) may stand anywhere in a stretch, and stands behind in whole rows."""
+    """Token rows, or a stretch of them. Padding (-1) may stand anywhere in a stretch; in whole rows it stands behind."""
 
     ids_BX: Ints
     is_label_BX: Bools
@@ -39,7 +39,8 @@ class Rows:
     """0 for text, 1 + level for a code."""
 
     @property
-    def length_B(self) -> Ints:
+    def lengths(self) -> Ints:
+        """[B], without padding."""
         return np.asarray((self.ids_BX != PAD).sum(1))
 
 
@@ -105,17 +106,17 @@ class Examples:
     def prompts(self, history_BT: Ints) -> tuple[Ints, Ints]:
         """What inference reads: right-padded token rows [B,X] and their lengths [B]. A history may be empty."""
         rows = _left_aligned([self._text(self._fixed(INSTRUCTION), len(history_BT)), self._codes(history_BT)])
-        return rows.ids_BX.clip(min=0), rows.length_B
+        return rows.ids_BX.clip(min=0), rows.lengths
 
     def pack(self, rows_of_task: Sequence[Sequence[Rows]], row_tokens: int) -> Batch:
         """All tasks' rows side by side; see `model.data.packing`."""
         rows = [each for of_task in rows_of_task for each in of_task]
-        layout = pack(np.concatenate([np.empty(0, np.int64), *(each.length_B for each in rows)]), row_tokens)
+        layout = pack(np.concatenate([np.empty(0, np.int64), *(each.lengths for each in rows)]), row_tokens)
         ids_F, is_label_F, kind_F = (
             np.concatenate([np.empty(0, np.int64), *(getattr(each, name)[each.ids_BX != PAD] for each in rows)])
             for name in ("ids_BX", "is_label_BX", "kind_BX")
         )
-        task_tokens = np.array([sum(int(each.length_B.sum()) for each in of_task) for of_task in rows_of_task])
+        task_tokens = np.array([sum(int(each.lengths.sum()) for each in of_task) for of_task in rows_of_task])
         task_F = np.repeat(np.arange(len(rows_of_task)), task_tokens)
         label_F = np.flatnonzero(is_label_F)
         label_F = label_F[np.argsort(kind_F[label_F], kind="stable")]
@@ -131,41 +132,33 @@ class Examples:
         )
 
     def _segments(self, part: str | Slot, cases: Cases, is_response: bool) -> list[Rows]:
-        rows, item_B = len(cases), cases.item_B
-        match part:
-            case Slot.WINDOW:
-                return [self._codes(cases.windows.items_BT, cases.windows.targets_BT == 1)]
-            case Slot.HISTORY:
-                return [self._codes(cases.history_BH)]
-            case Slot.TITLES:
-                return self._titles(cases.history_BH[:, -SHOWN_TITLES:])
-            case Slot.INTERESTS:
-                assert self.terms is not None
-                return [self._of_terms(self.terms.interests(cases.history_BH), is_response)]
-            case Slot.ITEM:
-                return [self._codes(item_B[:, None], np.full((rows, 1), is_response))]
-            case Slot.TITLE:
-                return [self._text(self._titles_NX[item_B], rows, is_response)]
-            case Slot.TEXT:
-                return [self._text(self._texts_NX[item_B], rows, is_response)]
-            case Slot.QUERY:
-                assert self.terms is not None
-                return [self._of_terms(self.terms.query_NQ[item_B], is_response)]
-            case Slot.CANDIDATE:
-                return [self._codes(cases.candidate_B[:, None])]
-            case Slot.CANDIDATE_TITLE:
-                return [self._text(self._titles_NX[cases.candidate_B], rows)]
-            case Slot.CANDIDATES:
-                return [self._codes(cases.candidates_BC)]
-            case Slot.CANDIDATE_TITLES:
-                return self._titles(cases.candidates_BC)
-            case Slot.ANSWER:
-                yes_X, no_X = self._encode([YES, NO], MAX_TERM_TOKENS)
-                return [self._text(np.where(cases.is_item_B[:, None], yes_X, no_X), rows, is_response)]
-            case Slot.END:
-                return [self._text(np.array([self._tokenizer.eos_token_id]), rows, is_response)]
-            case _:
-                return [self._text(self._fixed(part), rows, is_response)]
+        if not isinstance(part, Slot):
+            return [self._text(self._fixed(part), len(cases), is_response)]
+        fill: dict[Slot, Callable[[], list[Rows]]] = {
+            Slot.WINDOW: lambda: [self._codes(cases.windows.items_BT, cases.windows.targets_BT == 1)],
+            Slot.HISTORY: lambda: [self._codes(cases.history_BH)],
+            Slot.TITLES: lambda: self._titles(cases.history_BH[:, -SHOWN_TITLES:]),
+            Slot.INTERESTS: lambda: [self._key_terms(self._known_terms().interests(cases.history_BH), is_response)],
+            Slot.ITEM: lambda: [self._codes(cases.item_B[:, None], np.full((len(cases), 1), is_response))],
+            Slot.TITLE: lambda: [self._text(self._titles_NX[cases.item_B], len(cases), is_response)],
+            Slot.TEXT: lambda: [self._text(self._texts_NX[cases.item_B], len(cases), is_response)],
+            Slot.QUERY: lambda: [self._key_terms(self._known_terms().query_NQ[cases.item_B], is_response)],
+            Slot.CANDIDATE: lambda: [self._codes(cases.candidate[:, None])],
+            Slot.CANDIDATE_TITLE: lambda: [self._text(self._titles_NX[cases.candidate], len(cases))],
+            Slot.CANDIDATES: lambda: [self._codes(cases.candidates)],
+            Slot.CANDIDATE_TITLES: lambda: self._titles(cases.candidates),
+            Slot.ANSWER: lambda: [self._answer(cases.is_item_B, is_response)],
+            Slot.END: lambda: [self._text(np.array([self._tokenizer.eos_token_id]), len(cases), is_response)],
+        }
+        return fill[part]()
+
+    def _answer(self, is_item_B: Bools, is_response: bool) -> Rows:
+        yes_X, no_X = self._encode([YES, NO], MAX_TERM_TOKENS)
+        return self._text(np.where(is_item_B[:, None], yes_X, no_X), len(is_item_B), is_response)
+
+    def _known_terms(self) -> KeyTerms:
+        assert self.terms is not None, "queries need the items' key terms"
+        return self.terms
 
     def _codes(self, items_BT: Ints, is_target_BT: Bools | None = None) -> Rows:
         ids_BX = np.where(items_BT[..., None] == PAD, PAD, self._codes_NL[items_BT]).reshape(len(items_BT), -1)
@@ -188,7 +181,7 @@ class Examples:
                 segments.append(self._text(np.where(here_B1, ids_BX, PAD), len(item_B)))
         return segments
 
-    def _of_terms(self, term_BQ: Ints, is_response: bool) -> Rows:
+    def _key_terms(self, term_BQ: Ints, is_response: bool) -> Rows:
         ids_BX = np.where(term_BQ[..., None] == PAD, PAD, self._terms_VX[term_BQ]).reshape(len(term_BQ), -1)
         return self._text(ids_BX, len(term_BQ), is_response)
 
