@@ -31,7 +31,7 @@ YES, NO = " yes", " no"
 
 @dataclass(frozen=True)
 class Rows:
-    """Token rows, or a stretch of them. Padding (-1) may stand anywhere in a stretch; in whole rows it stands behind."""
+    """Token rows, or a stretch of them. Padding (-1) may stand anywhere in a stretch; in whole rows it is last."""
 
     ids_BX: Ints
     is_label_BX: Bools

@@ -14,16 +14,17 @@ import pytest
 
 from model.config import BackboneConfig, DecodingConfig, FinetuneConfig, ModelConfig
 from model.data.files import save_table, save_tensors
+from model.data.targets import LATER_ITEMS
 from model.recommender.methods.base import Ints
 
-ITEMS, WINDOWS, WINDOW = 30, 96, 8
+ITEMS, WINDOWS, WINDOW, CASES = 30, 96, 8, 10
 LEVELS, CODES = 4, 8
 
 CONFIG = ModelConfig(
     backbone=BackboneConfig(
         hidden_size=32, layers=1, heads=2, intermediate_size=64, text_vocabulary=300, max_positions=64
     ),
-    finetune=FinetuneConfig(epochs=1, batch_size=16, text_batch_size=4, learning_rate=1e-2),
+    finetune=FinetuneConfig(epochs=1, batch_size=16, learning_rate=1e-2),
     decoding=DecodingConfig(beam_width=8, top_k=5, batch_size=7),
     history_items=5,
     window_items=WINDOW,
@@ -51,12 +52,21 @@ def write_inputs(folder: Path) -> dict[str, str]:
     windows = (rng.integers(ITEMS, size=WINDOWS)[:, None] + np.arange(WINDOW)) % ITEMS
     windows[np.arange(WINDOW) >= length[:, None]] = -1
     targets = (windows >= 0) & (np.arange(WINDOW) >= 1)
+    # Each window is a user of its own.
+    later = np.full((WINDOWS, LATER_ITEMS), -1)
+    later[:, :WINDOW] = windows
     lists = pa.list_(pa.int32())
+    named = {"items": windows, "targets": targets.astype(int), "later": later}
     sequences = pa.table(
-        {"items": pa.array(windows.tolist(), lists), "targets": pa.array(targets.astype(int).tolist(), lists)}
+        {"user_id": [f"u{user}" for user in range(WINDOWS)]}
+        | {name: pa.array(rows.tolist(), lists) for name, rows in named.items()}
     )
     (folder / "training_set/sequences").mkdir(parents=True)
     pq.write_table(sequences, folder / "training_set/sequences/part-0.parquet", row_group_size=24)
+    cases = (rng.integers(ITEMS, size=CASES)[:, None] + np.arange(CONFIG.history_items + 1)) % ITEMS
+    history, target = cases[:, :-1], cases[:, -1]
+    validation = {"items": pa.array(history.tolist(), lists), "target": pa.array(target, pa.int32())}
+    save_table(f"{folder}/training_set/validation/part-0.parquet", pa.table(validation))
     save_table(f"{folder}/codebook/items.parquet", code_table(item_codes(ITEMS)))
     save_tensors(f"{folder}/codebook/codebook.safetensors", {"centroids_LKP": rng.normal(size=(LEVELS, CODES, 6))})
     return {"training_set": str(folder / "training_set"), "codebook": str(folder / "codebook")}
