@@ -98,6 +98,8 @@ def negatives_of(training_set: str, codes_NL: Ints, titles: Sequence[str], terms
         count_N += np.bincount(item_BT[wanted_BT], minlength=len(count_N))
     title_N = np.unique(np.asarray(titles), return_inverse=True)[1]
     query_N = np.unique(np.sort(terms.query_NQ, axis=1), axis=0, return_inverse=True)[1].ravel()
+    # Nothing is not alike: an item without a query is a negative of any other.
+    query_N = np.where((terms.query_NQ == PAD).all(1), -1 - np.arange(len(query_N)), query_N)
     return Negatives(count_N, codes_NL[:, 0], np.column_stack([title_N, query_N]))
 
 
