@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -28,6 +29,14 @@ class Processes:
         model.to(self.device)
         # No model of ours learns by its buffers; sparse ones could not be sent.
         return model if self.world_size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
+
+    def shard(self, model: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
+        """Like `wrap`, but each process keeps only its share of the weights; whole are one block's at a time (FSDP)."""
+        model.to(self.device)
+        if self.world_size > 1:
+            for block in (*blocks, model):
+                fully_shard(block)
+        return model
 
     def sums(self, *values: float) -> list[float]:
         """Each value's sum over the processes."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
@@ -41,6 +41,29 @@ SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 PRECOG = "precog.json"
 PAD_TOKEN, END_TOKEN = "<pad>", "<end>"
+
+
+class Subject(NamedTuple):
+    """What is trained: a model that knows codes, with LoRA factors in it or without."""
+
+    model: PreTrainedModel
+    adapted: PeftModel | None
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: CodeVocabulary
+
+    def merged(self) -> PreTrainedModel:
+        """The model with its LoRA factors, if any, put into its weights."""
+        return self.model if self.adapted is None else self.adapted.merge_and_unload()  # type: ignore[operator]
+
+
+def build_subject(config: ModelConfig, texts: Sequence[str], centroids_LKD: np.ndarray) -> Subject:
+    """The same model for the same arguments, on the CPU. ValueError as `build_backbone`."""
+    seed = config.finetune.seed
+    model, tokenizer = build_backbone(config.backbone, texts, seed)
+    vocabulary = add_codes(model, tokenizer, centroids_LKD, seed)
+    torch.manual_seed(seed)  # for LoRA's first weights
+    adapted = with_lora(model, config.backbone, vocabulary) if config.backbone.lora_rank else None
+    return Subject(model, adapted, tokenizer, vocabulary)
 
 
 def build_backbone(

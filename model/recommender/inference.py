@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from model.config import ModelConfig, model_config
 from model.data.files import load_json
 from model.decoding.beam import BeamSearch
 from model.decoding.trie import Trie
 from model.recommender.backbone import PRECOG, load_model
+from model.recommender.examples import Examples
 from model.recommender.methods.base import PAD, Bools, Ints, Ranked, Users
-from model.recommender.tasks import Examples
-from model.recommender.vocabulary import read_codes
+from model.recommender.vocabulary import CodeVocabulary, read_codes
 
 
 class SemanticRanker:
@@ -35,8 +36,13 @@ class SemanticRanker:
         """
         inputs = request["inputs"]
         # What shaped the training is the model's own; only how to decode is for today's settings to say.
-        trained = model_config(load_json(f"{inputs['model']}/{PRECOG}")["config"])
-        config = replace(trained, decoding=model_config(request["config"]).decoding)
+        trained = load_json(f"{inputs['model']}/{PRECOG}")["config"]
+        config = model_config(request["config"])
+        config = replace(
+            config,
+            history_items=trained["history_items"],
+            finetune=replace(config.finetune, normalisation=trained["finetune"]["normalisation"]),
+        )
         model, tokenizer, vocabulary = load_model(inputs["model"])
         codes_NL = read_codes([inputs["codebook"], *inputs.get("codebook_additions", ())], vocabulary.levels)
         if codes_NL.min() < 0 or codes_NL.max() >= vocabulary.token_ids_LK.shape[1]:
@@ -44,13 +50,18 @@ class SemanticRanker:
                 f"{inputs['codebook']} has codes that {inputs['model']} has no tokens for: not its codebook."
             )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        search = BeamSearch(
-            model.to(device),  # type: ignore[arg-type]
-            torch.as_tensor(vocabulary.token_ids_LK, device=device),
-            Trie(codes_NL, device),
-            config.finetune.normalisation,
-        )
-        return cls(search, Examples(tokenizer, vocabulary, codes_NL), codes_NL, config)
+        model.to(device)  # type: ignore[arg-type]
+        return cls.of(model, vocabulary, Examples(tokenizer, vocabulary, codes_NL), codes_NL, config)
+
+    @classmethod
+    def of(
+        cls, model: PreTrainedModel, vocabulary: CodeVocabulary, examples: Examples, codes_NL: Ints, config: ModelConfig
+    ) -> SemanticRanker:
+        """Of a model in memory, on its device, as it is now: make another one when its head has learned more."""
+        device = model.device
+        tokens_LK, trie = torch.as_tensor(vocabulary.token_ids_LK, device=device), Trie(codes_NL, device)
+        search = BeamSearch(model, tokens_LK, trie, config.finetune.normalisation)
+        return cls(search, examples, codes_NL, config)
 
     def rank(self, users: Users, seen_BS: Ints, available_N: Bools, k: int) -> Ranked:
         """See `Ranker.rank`. The beam is at least k wide."""

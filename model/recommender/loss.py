@@ -34,8 +34,8 @@ class TensorBatch(NamedTuple):
     @classmethod
     def of(cls, batch: Batch, device: torch.device) -> TensorBatch:
         names = cls._fields[:-1]
-        tensors = (torch.from_numpy(getattr(batch, name)).to(device, non_blocking=True) for name in names)
-        return cls(*tensors, kind_sizes=batch.kind_sizes)
+        tensors = {name: torch.from_numpy(getattr(batch, name)).to(device, non_blocking=True) for name in names}
+        return cls(**tensors, kind_sizes=batch.kind_sizes)
 
 
 def within_blocks(block_RP: Tensor) -> Tensor:

@@ -1,239 +1,303 @@
 """Fine-tune the language model on the alignment tasks: one readable loop, on a CPU, a GPU or several processes.
 
-Reads   <training_set>/sequences, <training_set>/items, the codebook
-Writes  <output>: a Hugging Face folder (LoRA merged), precog.json, metrics.json
+Reads   <training_set>/sequences, items and validation; the codebook
+Writes  <output>: a Hugging Face folder (LoRA merged), precog.json, metrics.json, speed.json; checkpoints on the way
 
     python -m model.recommender.train REQUEST.json
     torchrun --nproc-per-node 2 -m model.recommender.train REQUEST.json
 
 The recipe is LC-Rec's [code]: AdamW, warm-up, cosine, the loss on responses only. One pass over a window predicts every
-target position in it [ours]. On a CPU two runs of one request give the same weights.
+target position in it [ours]. All that is random is drawn anew for each micro-batch from (seed, epoch, shard, number).
+On a CPU one request gives the same weights, killed and resumed or not; as many shards do on any number of processes.
 
-Shapes: B rows, P positions, M labels, H hidden size, V vocabulary, L code levels, K codes a level, T items of a window.
+Shapes: Y tasks.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from model.config import FinetuneConfig, ModelConfig, Normalisation, model_config
+from model.config import FinetuneConfig, ModelConfig, model_config
 from model.data.files import load_tensors, save_json
-from model.data.reader import read_batches, read_items, steps_per_epoch
+from model.data.prefetch import Prefetched
+from model.data.reader import read_items
+from model.generation import digest
+from model.processes import Processes, joined
 from model.progress import Progress
-from model.recommender.backbone import add_codes, build_backbone, save_model, with_lora
-from model.recommender.methods.base import PAD, Ints
-from model.recommender.tasks import SEQUENTIAL, TEXTUAL_TASKS, Batch, Examples
-from model.recommender.vocabulary import CodeVocabulary, read_codes
+from model.recommender.backbone import Subject, build_subject, save_model
+from model.recommender.batches import Batches, negatives_of
+from model.recommender.checkpoint import Checkpoints, Position, whole
+from model.recommender.examples import Batch, Examples
+from model.recommender.loss import AlignmentLoss, TensorBatch
+from model.recommender.queries import KeyTerms
+from model.recommender.speed import Cost, Speed, peak_flops
+from model.recommender.validation import Validation
+from model.recommender.vocabulary import read_codes
 from model.schedule import warmup_cosine
 
-POOL_BATCHES = 8
-"""Batches' worth of windows that are sorted by length together, so that a batch is little padding."""
+log = logging.getLogger("finetune")
 
 
-class TensorBatch(NamedTuple):
-    """`tasks.Batch` on the training device."""
+class Micro(NamedTuple):
+    """A micro-batch and where it comes from."""
 
-    ids_BP: Tensor
-    position_M: Tensor
-    target_M: Tensor
-    kind_sizes: tuple[int, ...]
-
-
-class AlignmentLoss(nn.Module):
-    """Mean loss of each task. A module of its own, so that DDP wraps the one forward pass of a step."""
-
-    token_ids_LK: Tensor
-    code_V: Tensor
-
-    def __init__(self, model: PreTrainedModel, vocabulary: CodeVocabulary, normalisation: Normalisation) -> None:
-        super().__init__()
-        self.model, self.normalisation = model, normalisation
-        token_ids_LK = torch.as_tensor(vocabulary.token_ids_LK)
-        code_V = torch.zeros(int(token_ids_LK.max()) + 1, dtype=torch.int64)
-        code_V[token_ids_LK] = torch.arange(token_ids_LK.shape[1])
-        self.register_buffer("token_ids_LK", token_ids_LK, persistent=False)
-        self.register_buffer("code_V", code_V, persistent=False)
-
-    def forward(self, batches: list[TensorBatch]) -> Tensor:
-        """One batch per task -> losses [tasks]."""
-        head_VH = self.model.get_output_embeddings().weight
-        head_LKH = head_VH[self.token_ids_LK]
-        return torch.stack([self._loss(batch, head_VH, head_LKH) for batch in batches])
-
-    def _loss(self, batch: TensorBatch, head_VH: Tensor, head_LKH: Tensor) -> Tensor:
-        hidden_BPH = self.model.base_model(input_ids=batch.ids_BP, use_cache=False).last_hidden_state
-        # Only labelled positions meet the head, and code positions only the rows of their level.
-        hidden_MH = hidden_BPH.flatten(0, 1)[batch.position_M]
-        labels = max(len(batch.target_M), 1)
-        if self.normalisation == "vocabulary":
-            return _cross_entropy_sum(hidden_MH, head_VH, batch.target_M) / labels
-        text_MH, *code_LMH = torch.split(hidden_MH, list(batch.kind_sizes))
-        text_M, *token_LM = torch.split(batch.target_M, list(batch.kind_sizes))
-        loss = _cross_entropy_sum(text_MH, head_VH, text_M) if len(text_M) else hidden_MH.new_zeros(())
-        for head_KH, code_MH, token_M in zip(head_LKH, code_LMH, token_LM, strict=True):
-            loss = loss + _cross_entropy_sum(code_MH, head_KH, self.code_V[token_M])
-        return loss / labels
+    shard: int
+    number: int
+    batch: Batch
 
 
 def finetune(request: dict[str, Any]) -> dict[str, Any]:
     """Train, save, and return the metrics: losses by task and epoch, parameters, steps. Every process returns the same.
 
-    `request`: {"config": ModelConfig as JSON, "inputs": {"training_set": URI, "codebook": URI}, "output": URI}.
+    `request`: {"config": ModelConfig as JSON, "inputs": {"training_set": URI, "codebook": URI}, "output": URI,
+    "checkpoints": URI of a folder, optional}.
     Raises ValueError for settings that do not fit together, RuntimeError when the loss is no longer finite.
     """
-    config = model_config(request["config"])
-    training_set, codebook = request["inputs"]["training_set"], request["inputs"]["codebook"]
-    rank, device = _join_processes()
-    torch.manual_seed(config.finetune.seed)
-
-    items = read_items(f"{training_set}/items", ["title", "text"])
-    model, tokenizer = build_backbone(config.backbone, items["text"].to_pylist(), config.finetune.seed)
-    vocabulary = add_codes(
-        model, tokenizer, load_tensors(f"{codebook}/codebook.safetensors")["centroids_LKP"], config.finetune.seed
-    )
-    examples = Examples(tokenizer, vocabulary, read_codes([codebook], vocabulary.levels), items["title"].to_pylist())
-    _check_positions(config, examples, model, vocabulary.levels)
-    adapted = with_lora(model, config.backbone, vocabulary) if config.backbone.lora_rank else None
-    model.to(device).train()  # type: ignore[arg-type]
-
-    metrics = {
-        "parameters": sum(each.numel() for each in model.parameters()),
-        "trained_parameters": sum(each.numel() for each in model.parameters() if each.requires_grad),
-        **_train(model, vocabulary, examples, config, training_set, rank, device),
-    }
-    if rank == 0:
-        merged = model if adapted is None else adapted.merge_and_unload()
-        save_model(request["output"], merged, tokenizer, vocabulary, config)
-        save_json(f"{request['output']}/metrics.json", metrics)
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+    config, inputs = model_config(request["config"]), request["inputs"]
+    items = read_items(f"{inputs['training_set']}/items", ["title", "text"])
+    titles, texts = (items[name].to_pylist() for name in ("title", "text"))
+    centroids_LKD = load_tensors(f"{inputs['codebook']}/codebook.safetensors")["centroids_LKP"]
+    with joined() as processes:
+        subject = build_subject(config, texts, centroids_LKD)
+        codes_NL, terms = read_codes([inputs["codebook"]], subject.vocabulary.levels), KeyTerms.of(texts)
+        examples = Examples(subject.tokenizer, subject.vocabulary, codes_NL, titles, texts, terms)
+        _check_positions(config, examples, subject.model)
+        negatives = negatives_of(inputs["training_set"], codes_NL, titles, terms)
+        batches = Batches(inputs["training_set"], examples, negatives, config)
+        validation = Validation(inputs["training_set"], subject, examples, codes_NL, config)
+        metrics = {
+            "parameters": sum(each.numel() for each in subject.model.parameters()),
+            "trained_parameters": sum(each.numel() for each in subject.model.parameters() if each.requires_grad),
+        }
+        trainer = Trainer(config, inputs, subject, batches, validation, processes, request.get("checkpoints"))
+        metrics |= trainer.run()
+        weights = trainer.checkpoints.weights()
+        if processes.first:
+            # Into a model of its own: of the one that was trained, a process may hold but its share.
+            fresh = build_subject(config, texts, centroids_LKD)
+            fresh.model.load_state_dict(weights, strict=False)
+            save_model(request["output"], fresh.merged(), fresh.tokenizer, fresh.vocabulary, config)
+            save_json(f"{request['output']}/metrics.json", metrics)
+            save_json(f"{request['output']}/speed.json", trainer.speed.figures())
+        processes.sums(0.0)  # wait for the first one's files
     return metrics
 
 
-def _train(
-    model: PreTrainedModel,
-    vocabulary: CodeVocabulary,
-    examples: Examples,
-    config: ModelConfig,
-    training_set: str,
-    rank: int,
-    device: torch.device,
-) -> dict[str, Any]:
-    recipe, sequences = config.finetune, f"{training_set}/sequences"
-    world_size = dist.get_world_size() if dist.is_initialized() else 1
-    steps = steps_per_epoch(sequences, recipe.batch_size, world_size)
-    tasks = [SEQUENTIAL, *(task.name for task in TEXTUAL_TASKS if recipe.text_batch_size)]
-    weight_of_task = torch.tensor([1.0] + [recipe.text_weight / len(TEXTUAL_TASKS)] * (len(tasks) - 1), device=device)
-    loss_of_tasks: nn.Module = AlignmentLoss(model, vocabulary, recipe.normalisation).to(device)
-    if world_size > 1:
-        loss_of_tasks = DistributedDataParallel(loss_of_tasks)
-    optimizer, schedule = _optimizer(model, recipe, recipe.epochs * steps)
-    progress = Progress("finetune", recipe.epochs * steps)
-    history: list[list[float]] = []
-    for epoch in range(recipe.epochs):
-        sums = torch.zeros(len(tasks), dtype=torch.float64)
-        batches = _batches(examples, recipe, sequences, epoch, steps, rank, world_size)
-        for step, batch in enumerate(batches):
-            started = time.monotonic()
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                losses = loss_of_tasks([_to(each, device) for each in batch])
-            (losses * weight_of_task).sum().backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-            if not torch.isfinite(norm):
-                raise RuntimeError(
-                    f"The gradient is {norm.item()} in epoch {epoch + 1}, step {step + 1} (losses {losses.tolist()}). "
-                    "Lower finetune.learning_rate or raise finetune.warmup_share."
-                )
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            sums += losses.detach().cpu()
-            speed = sum(each.ids_BP.size for each in batch) / (time.monotonic() - started)
-            progress.advance(note=f"loss {losses[0].item():.3f}, {speed:,.0f} tokens/s")
-        if world_size > 1:
-            dist.all_reduce(sums)
-        history.append((sums / (steps * world_size)).tolist())
-    progress.close()
-    return {
-        "steps": recipe.epochs * steps,
-        "loss": {name: [epoch[i] for epoch in history] for i, name in enumerate(tasks)},
-    }
+class Trainer:
+    """The loop, and how far it has come."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        inputs: dict[str, str],
+        subject: Subject,
+        batches: Batches,
+        validation: Validation,
+        processes: Processes,
+        checkpoints: str | None,
+    ) -> None:
+        recipe, model = config.finetune, subject.model
+        self.recipe, self.subject, self.batches, self.validation = recipe, subject, batches, validation
+        self.processes, self.shards = processes, _shards(recipe, processes)
+        self.own_shards = range(processes.rank, self.shards, processes.world_size)
+        self.names = [task.name for task in batches.tasks]
+        self.micro_batches = batches.per_shard(self.shards) * len(self.own_shards)
+        """Of an epoch, for each process."""
+        self.steps = recipe.epochs * -(-self.micro_batches // recipe.accumulation)
+        loss = AlignmentLoss(model, subject.vocabulary, recipe.normalisation, len(self.names))
+        blocks: Any = model.base_model.layers
+        self.loss = processes.shard(loss, blocks) if recipe.parallel == "fsdp" else processes.wrap(loss)
+        if recipe.compile:
+            _compile(model)
+        self.optimizer = _optimizer(model, recipe)
+        self.speed = Speed(peak_flops(processes.device))
+        self.cost = Cost(subject, recipe.normalisation)
+        self.save_every = recipe.checkpoint_steps if checkpoints else 0
+        key = digest([asdict(config), inputs, self.shards])
+        self.checkpoints = Checkpoints(checkpoints or "", key, model, self.optimizer, processes)
+        restored = self.checkpoints.restore() if self.save_every else None
+        self.position, self.best = (Position(), {}) if restored is None else restored
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end; returns the metrics. The model then has the best epoch's weights."""
+        position, recipe = self.position, self.recipe
+        learning_rate = warmup_cosine(self.steps, recipe.warmup_share)
+        progress = Progress("finetune", self.steps)
+        progress.advance(position.step, "" if position.step == 0 else "done before")
+        while position.epoch < recipe.epochs and not self._given_up():
+            self.subject.model.train()
+            micros = Prefetched(self._micros())
+            for micro_batches in _in_steps(iter(micros), recipe.accumulation):
+                sums_3Y = self._step(micro_batches, recipe.learning_rate * learning_rate(position.step))
+                position.sums = (np.array(position.sums or np.zeros_like(sums_3Y)) + sums_3Y).tolist()
+                position.step += 1
+                position.micro += len(micro_batches)
+                self.speed.waited = micros.waited
+                progress.advance(note=self._note(sums_3Y))
+                if self.save_every and position.step % self.save_every == 0:
+                    with self.speed.paused():
+                        self.checkpoints.save(position, self.best)
+            with self.speed.paused():
+                self._finish_epoch()
+        progress.close()
+        if self.best:
+            self.checkpoints.put(self.best)
+        return self._metrics()
+
+    def _micros(self) -> Iterator[Micro]:
+        """The rest of this epoch's micro-batches, from this process's shards in turn."""
+        own, epoch, done = self.own_shards, self.position.epoch, self.position.micro
+        first = {shard: len(range(place, done, len(own))) for place, shard in enumerate(own)}
+        streams = {shard: self.batches.read(epoch, shard, self.shards, skip=first[shard]) for shard in own}
+        for micro in range(done, self.micro_batches):
+            number, place = divmod(micro, len(own))
+            yield Micro(own[place], number, next(streams[own[place]]))
+
+    def _step(self, micro_batches: tuple[Micro, ...], learning_rate: float) -> np.ndarray:
+        """One step of the optimiser; returns the sums [3Y] over it: losses, labels and tokens of each task."""
+        sums_3Y = np.zeros((3, len(self.names)))
+        for place, micro in enumerate(micro_batches):
+            last = place == len(micro_batches) - 1
+            with self._without_exchange() if not last else nullcontext():
+                losses_Y = self._backward(micro, 1 / len(micro_batches))
+            labels_Y = np.bincount(micro.batch.task_M, minlength=len(self.names))
+            sums_3Y += [losses_Y, labels_Y, micro.batch.task_tokens]
+            self.speed.tokens += micro.batch.tokens
+            self.speed.flops += self.cost.of(micro.batch)
+        norm = whole(nn.utils.clip_grad_norm_(self.subject.model.parameters(), self.recipe.max_grad_norm))
+        if not torch.isfinite(norm):
+            raise RuntimeError(self._no_number(micro_batches, sums_3Y))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return sums_3Y
+
+    def _backward(self, micro: Micro, share: float) -> np.ndarray:
+        device = self.processes.device
+        # Dropout is this micro-batch's own, wherever and whenever it is trained on.
+        torch.manual_seed(_drawn_seed(self.recipe.seed, self.position.epoch, micro.shard, micro.number))
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            losses_Y = self.loss(TensorBatch.of(micro.batch, device))
+        (share * self._weighted(losses_Y, micro.batch)).backward()
+        return np.asarray(losses_Y.detach().double().cpu())
+
+    def _weighted(self, losses_Y: Tensor, batch: Batch) -> Tensor:
+        """The mean over next_item's labels, and beside it the weighted mean over all others'."""
+        labels_Y = torch.from_numpy(np.bincount(batch.task_M, minlength=len(self.names))).to(losses_Y.device)
+        main_Y = torch.tensor([name == "next_item" for name in self.names], device=losses_Y.device)
+        main, others = (losses_Y[of_Y].sum() / labels_Y[of_Y].sum().clamp(min=1) for of_Y in (main_Y, ~main_Y))
+        return main + self.recipe.auxiliary_weight * others
+
+    def _without_exchange(self) -> Any:
+        """Gradients stay in their process: those of the step's last micro-batch take them along."""
+        if isinstance(self.loss, DistributedDataParallel):
+            return self.loss.no_sync()
+        return nullcontext()
+
+    def _finish_epoch(self) -> None:
+        position = self.position
+        losses_Y, labels_Y, tokens_Y = np.reshape(self.processes.sums(*np.ravel(position.sums)), (3, -1))
+        position.loss.append((losses_Y / np.maximum(labels_Y, 1)).tolist())
+        position.tokens.append(tokens_Y.tolist())
+        position.epoch, position.micro, position.sums = position.epoch + 1, 0, []
+        if self.validation.cases and self.recipe.patience:
+            ndcg = self.validation.score(self.loss)
+            if ndcg > max(position.ndcg, default=-1.0):
+                self.best = self.checkpoints.weights()
+            position.ndcg.append(ndcg)
+        if self.processes.first:
+            log.info("epoch %d: %s", position.epoch, self._told())
+
+    def _given_up(self) -> bool:
+        ndcg = self.position.ndcg
+        return bool(ndcg) and len(ndcg) - 1 - int(np.argmax(ndcg)) >= self.recipe.patience
+
+    def _metrics(self) -> dict[str, Any]:
+        tokens_Y = np.sum(self.position.tokens, axis=0)
+        return {
+            "steps": self.position.step,
+            "loss": {name: [epoch[i] for epoch in self.position.loss] for i, name in enumerate(self.names)},
+            "token_share": dict(zip(self.names, (tokens_Y / tokens_Y.sum()).tolist(), strict=True)),
+            "validation_ndcg10": self.position.ndcg,
+        }
+
+    def _note(self, sums_3Y: np.ndarray) -> str:
+        losses_Y, labels_Y, _ = sums_3Y
+        return f"loss {losses_Y.sum() / max(labels_Y.sum(), 1):.3f}, {self.speed.note()}"
+
+    def _told(self) -> str:
+        position = self.position
+        shares_Y = np.array(position.tokens[-1]) / sum(position.tokens[-1])
+        by_task = zip(self.names, position.loss[-1], shares_Y, strict=True)
+        losses = ", ".join(f"{name} {loss:.3f} ({share:.0%})" for name, loss, share in by_task)
+        ndcg = f"; validation NDCG@10 {position.ndcg[-1]:.4f}" if position.ndcg else ""
+        return f"loss (share of tokens) {losses}{ndcg}; {self.speed.note()}"
+
+    def _no_number(self, micro_batches: tuple[Micro, ...], sums_3Y: np.ndarray) -> str:
+        where = ", ".join(f"batch {micro.number} of shard {micro.shard}" for micro in micro_batches)
+        means = (sums_3Y[0] / np.maximum(sums_3Y[1], 1)).round(3).tolist()
+        return (
+            f"The gradient is no number in epoch {self.position.epoch + 1}, step {self.position.step + 1}: {where}, "
+            f"seed {self.recipe.seed}, losses {dict(zip(self.names, means, strict=True))}. Lower "
+            "finetune.learning_rate or raise finetune.warmup_share; if only one batch does it, look at its rows."
+        )
 
 
-def _batches(
-    examples: Examples, recipe: FinetuneConfig, sequences: str, epoch: int, steps: int, rank: int, world_size: int
-) -> Iterator[list[Batch]]:
-    """For each step of an epoch: the windows' batch, then one batch per textual task of items drawn at random."""
-    rng = np.random.default_rng([recipe.seed, epoch, rank])
-    pools = read_batches(
-        sequences,
-        ["items", "targets"],
-        recipe.batch_size * POOL_BATCHES,
-        seed=recipe.seed,
-        epoch=epoch,
-        rank=rank,
-        world_size=world_size,
-    )
-    windows = (batch for pool in pools for batch in _similar_lengths(pool, recipe.batch_size, rng))
-    for _, (items_BT, targets_BT) in zip(range(steps), windows, strict=False):
-        batch = [examples.sequential(items_BT, targets_BT)]
-        for task in TEXTUAL_TASKS if recipe.text_batch_size else ():
-            batch.append(examples.textual(task, rng.integers(examples.items, size=recipe.text_batch_size)))
-        yield batch
+def _shards(recipe: FinetuneConfig, processes: Processes) -> int:
+    shards = max(recipe.shards, processes.world_size)
+    if shards % processes.world_size:
+        raise ValueError(
+            f"finetune.shards = {recipe.shards} cannot be dealt out to {processes.world_size} processes. Give a "
+            "multiple of them."
+        )
+    return shards
 
 
-def _similar_lengths(
-    pool: dict[str, np.ndarray], batch_size: int, rng: np.random.Generator
-) -> Iterator[tuple[Ints, Ints]]:
-    """Cut a pool of windows into batches of like length, in random order, each cut to its longest window."""
-    length_R = (pool["items"] != PAD).sum(axis=1)
-    by_length = np.argsort(length_R, kind="stable")
-    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
-    for i in rng.permutation(len(batches)):
-        longest = length_R[batches[i]].max()
-        yield pool["items"][batches[i], :longest], pool["targets"][batches[i], :longest]
+def _in_steps(micros: Iterator[Micro], accumulation: int) -> Iterator[tuple[Micro, ...]]:
+    while step := tuple(islice(micros, accumulation)):
+        yield step
 
 
-def _cross_entropy_sum(hidden_MH: Tensor, head_KH: Tensor, target_M: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(hidden_MH, head_KH).float(), target_M, reduction="sum")
+def _drawn_seed(*entropy: int) -> int:
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
-def _optimizer(
-    model: PreTrainedModel, recipe: FinetuneConfig, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW without decay on the norms; linear warm-up, then cosine to zero."""
+def _compile(model: PreTrainedModel) -> None:
+    """Compile the layers in place; without a C++ compiler they stay as they are, with a message."""
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        log.warning("finetune.compile: there is no C++ compiler, training goes on without")
+        return
+    model.base_model.compile(dynamic=True)
+
+
+def _optimizer(model: PreTrainedModel, recipe: FinetuneConfig) -> torch.optim.Optimizer:
+    """AdamW without decay on the norms."""
     trained = [each for each in model.parameters() if each.requires_grad]
     groups = [
         {"params": [each for each in trained if each.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
-    share = warmup_cosine(steps, recipe.warmup_share)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def _to(batch: Batch, device: torch.device) -> TensorBatch:
-    arrays = (batch.ids_BP, batch.position_M, batch.target_M)
-    ids_BP, position_M, target_M = (torch.from_numpy(each).to(device, non_blocking=True) for each in arrays)
-    return TensorBatch(ids_BP, position_M, target_M, batch.kind_sizes)
-
-
-def _check_positions(config: ModelConfig, examples: Examples, model: PreTrainedModel, levels: int) -> None:
-    needed = examples.instruction_tokens + levels * max(config.window_items, config.history_items + 1)
+def _check_positions(config: ModelConfig, examples: Examples, model: PreTrainedModel) -> None:
+    needed = examples.window_tokens(max(config.window_items, config.history_items + 1))
     if needed > model.config.max_position_embeddings:
         raise ValueError(
             f"Windows of {config.window_items} items need {needed} positions; the backbone has "
@@ -241,17 +305,6 @@ def _check_positions(config: ModelConfig, examples: Examples, model: PreTrainedM
         )
 
 
-def _join_processes() -> tuple[int, torch.device]:
-    """This process's rank and device, in torchrun's group when it started us (TorchDistributor does so too)."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not dist.is_torchelastic_launched():
-        return 0, device
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    if device.type == "cuda":
-        device = torch.device("cuda", dist.get_node_local_rank() % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-    return dist.get_rank(), device
-
-
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
     print(json.dumps(finetune(json.loads(Path(sys.argv[1]).read_text())), indent=2))
