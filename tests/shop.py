@@ -65,7 +65,6 @@ intermediate_size = 32
 text_vocabulary = 300
 [model.finetune]
 epochs = 2
-text_batch_size = 4
 [model.decoding]
 beam_width = 8
 top_k = {TOP_K}

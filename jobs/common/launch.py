@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import sys
 from typing import Any
 
 from pyspark.ml.torch.distributor import TorchDistributor
@@ -24,6 +26,8 @@ def launch(training: Training, entry: str, request: dict[str, Any]) -> dict[str,
 
 
 def _call(entry: str, request: dict[str, Any]) -> dict[str, Any]:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    logging.getLogger("petastorm").setLevel(logging.WARNING)
     module, function = entry.split(":")
     metrics: dict[str, Any] = getattr(importlib.import_module(module), function)(request)
     return metrics

@@ -93,6 +93,8 @@ class Training(Strict):
     on_executors: bool = False
     """false: all on the driver's machine. true: one per Spark task, on the executors."""
     use_gpu: bool = False
+    mlflow_tracking_uri: str = ""
+    """Where to log each fine-tuning; needs mlflow or mlflow-skinny. Empty: nowhere."""
 
 
 class Promotion(Strict):

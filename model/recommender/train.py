@@ -1,7 +1,7 @@
 """Fine-tune the language model on the alignment tasks: one readable loop, on a CPU, a GPU or several processes.
 
 Reads   <training_set>/sequences, items and validation; the codebook
-Writes  <output>: a Hugging Face folder (LoRA merged), precog.json, metrics.json, speed.json; checkpoints on the way
+Writes  <output>: a Hugging Face folder (LoRA merged), precog.json, metrics.json; checkpoints on the way
 
     python -m model.recommender.train REQUEST.json
     torchrun --nproc-per-node 2 -m model.recommender.train REQUEST.json
@@ -62,7 +62,7 @@ class Micro(NamedTuple):
 
 
 def finetune(request: dict[str, Any]) -> dict[str, Any]:
-    """Train, save, and return the metrics: losses by task and epoch, parameters, steps. Every process returns the same.
+    """Train, save, and return the metrics: losses by task and epoch, parameters, steps; and this process's "speed".
 
     `request`: {"config": ModelConfig as JSON, "inputs": {"training_set": URI, "codebook": URI}, "output": URI,
     "checkpoints": URI of a folder, optional}.
@@ -93,9 +93,8 @@ def finetune(request: dict[str, Any]) -> dict[str, Any]:
             fresh.model.load_state_dict(weights, strict=False)
             save_model(request["output"], fresh.merged(), fresh.tokenizer, fresh.vocabulary, config)
             save_json(f"{request['output']}/metrics.json", metrics)
-            save_json(f"{request['output']}/speed.json", trainer.speed.figures())
         processes.sums(0.0)  # wait for the first one's files
-    return metrics
+    return metrics | {"speed": trainer.speed.figures()}
 
 
 class Trainer:
