@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,8 @@ def write_training_set(
 ) -> None:
     """The folders items/, sequences/ and validation/ that methods learn from, as in jobs/transforms/training_set.py.
 
-    Here there are no days: `later` begins with a window's first target.
+    Here there are no days: `later` begins with a window's first target. Nothing is taken out of the windows: cases to
+    validate on are what the split leaves aside, and a split that leaves nothing aside has none.
     """
     assert 0 < history_items < window_items
     index_N = np.arange(len(data.item_ids), dtype=np.int32)
@@ -109,14 +110,11 @@ def write_training_set(
         for user, fit in enumerate(split.fit_U)
         for window in _windows(user, int(fit), history_items, window_items)
     ]
-    drawn = _drawn(data, windows, validation_users)
-    cases = [windows[place].items(data) for place in drawn]
+    cases = [data.before(user, int(split.fit_U[user]) + 1) for user in _drawn(data, split, validation_users)]
     validation = {
         "items": _column([case[:-1][-history_items:] for case in cases], history_items),
         "target": pa.array([case[-1] for case in cases], pa.int32()),
     }
-    for place in drawn:
-        windows[place] = replace(windows[place], stop=windows[place].stop - 1)
     for name in ("items", "validation", "sequences"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(items), folder / "items" / PART, row_group_size=ROWS_PER_GROUP)
@@ -146,15 +144,17 @@ def _windows(user: int, fit: int, history_items: int, window_items: int) -> Iter
             yield _Window(user, start, first, min(start + window_items, fit))
 
 
-def _drawn(data: Interactions, windows: list[_Window], validation_users: int) -> list[int]:
-    """Where the newest windows of the drawn users stand: a tenth of the users at most, each with two targets in it."""
-    newest = {window.user: place for place, window in enumerate(windows)}
-    able = (place for place in newest.values() if windows[place].stop - windows[place].first >= 2)
+def _drawn(data: Interactions, split: Split, validation_users: int) -> list[int]:
+    """Users, a tenth of those who are learnt from at most, whose interaction behind the fit part is no case."""
+    learnt_U = split.fit_U > 0
+    aside_U = learnt_U & (split.fit_U < data.length_U)
+    aside_U[split.case_user_C[split.case_place_C == split.fit_U[split.case_user_C]]] = False
 
-    def by_hash(place: int) -> bytes:
-        return hashlib.sha256(data.user_ids[windows[place].user].encode()).digest()
+    def by_hash(user: int) -> bytes:
+        return hashlib.sha256(data.user_ids[user].encode()).digest()
 
-    return sorted(able, key=by_hash)[: min(validation_users, len(newest) // USERS_PER_CASE)]
+    most = min(validation_users, int(learnt_U.sum()) // USERS_PER_CASE)
+    return sorted(np.flatnonzero(aside_U).tolist(), key=by_hash)[:most]
 
 
 def _sequences(data: Interactions, split: Split, windows: list[_Window], window_items: int) -> pa.Table:

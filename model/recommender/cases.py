@@ -134,9 +134,8 @@ def draw_cases(
         never_BX = np.empty((rows, 0), np.int64)
     else:
         # Each window once before any comes again.
-        chosen_B = np.concatenate(
-            [rng.permutation(len(windows.items_BT)) for _ in range(-(-rows // len(windows.items_BT)))]
-        )
+        count = len(windows.items_BT)
+        chosen_B = np.concatenate([rng.permutation(count) for _ in range(rows // count + 1)])
         windows = Windows(*(each[chosen_B[:rows]] for each in vars(windows).values()))
         if task.others:
             named_B = windows.later_BX[:, 0] != TOO_MANY

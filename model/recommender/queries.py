@@ -1,6 +1,7 @@
 """Queries for data that has none: the key terms of an item's text by tf-idf, and a user's interests from them [ours].
 
-Shapes: N items, Q terms of an item, V terms in all, B rows, T items of a history, I interests of a user.
+Shapes: N items, Q terms of an item, V terms in all, B rows, T items of a history, X terms of a history, I interests of a
+user.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class KeyTerms:
 
     def interests(self, history_BT: Ints) -> Ints:
         """The terms [B,I] that weigh most over the items of each history (padded with -1), heaviest first."""
-        term_BX = np.where(history_BT[..., None] == PAD, PAD, self.query_NQ[history_BT]).reshape(len(history_BT), -1)
+        term_BTQ = np.where(history_BT[..., None] == PAD, PAD, self.query_NQ[history_BT])
+        term_BX = term_BTQ.reshape(len(history_BT), history_BT.shape[1] * QUERY_TERMS)
         found_BI = np.full((len(history_BT), INTERESTS), PAD, np.int64)
         for found_I, term_X in zip(found_BI, term_BX, strict=True):
             terms, counts = np.unique(term_X[term_X != PAD], return_counts=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from model.evaluation import lists
 from model.evaluation.beyond import Exposure, beyond, segments
-from model.evaluation.dataset import Interactions, leave_one_out
+from model.evaluation.dataset import Interactions, Split, leave_one_out, temporal, validation_of
 from model.evaluation.lists import SEQUENCES, write_cases, write_lists, write_training_set
 from model.evaluation.scored import ScoreRanker
 
@@ -75,7 +77,7 @@ def test_later_is_all_from_the_first_target_on(
     assert (overflows > 0) == (most < 25)
 
 
-def test_the_newest_targets_of_a_few_users_are_kept_to_validate_on(data: Interactions, tmp_path: Path) -> None:
+def test_what_the_split_leaves_aside_is_kept_to_validate_on(data: Interactions, tmp_path: Path) -> None:
     split = leave_one_out(data)
     for folder, users in (("all", 0), ("two", 2), ("tenth", 200)):
         write_training_set(tmp_path / folder, data, split, 4, 9, users)
@@ -84,21 +86,29 @@ def test_the_newest_targets_of_a_few_users_are_kept_to_validate_on(data: Interac
     assert [table.num_rows for table in cases.values()] == [0, 2, known // 10]
     assert len({repr(table.schema) for table in cases.values()}) == 1
     assert cases["tenth"].slice(0, 2).equals(cases["two"])
+    whole, kept = (pq.read_table(tmp_path / name / "sequences") for name in ("all", "tenth"))
+    assert whole.equals(kept)  # no window is cut
 
-    whole, cut = (pq.read_table(tmp_path / name / "sequences").to_pylist() for name in ("all", "tenth"))
-    found = []
-    for before, after in zip(whole, cut, strict=True):
-        if before == after:
-            continue
-        place = after["items"].index(-1)
-        assert before["later"] == after["later"]
-        assert before["items"][:place] == after["items"][:place]
-        assert before["items"][place + 1 :] == after["items"][place + 1 :] == [-1] * (8 - place)
-        assert after["targets"] == before["targets"][:place] + [0] * (9 - place)
-        assert sum(after["targets"]) == sum(before["targets"]) - 1 > 0
-        context = after["items"][max(place - 4, 0) : place]
-        found.append((context + [-1] * (4 - len(context)), before["items"][place]))
-    assert sorted(found) == sorted((case["items"], case["target"]) for case in cases["tenth"].to_pylist())
+    possible = []
+    for user in split.case_user_C:
+        *before, target, _ = data.before(user, int(data.length_U[user])).tolist()
+        possible.append((before[-4:] + [-1] * (4 - len(before)), target))
+    assert all((case["items"], case["target"]) in possible for case in cases["tenth"].to_pylist())
+
+
+@pytest.mark.parametrize("part", [temporal, lambda data: validation_of(leave_one_out(data))])
+def test_a_split_that_leaves_nothing_aside_has_nothing_to_validate_on(
+    part: Callable[[Interactions], Split], data: Interactions, tmp_path: Path
+) -> None:
+    write_training_set(tmp_path, data, part(data), 4, 9, 200)
+    assert pq.read_table(tmp_path / "validation").num_rows == 0
+
+
+def test_users_who_are_not_learnt_from_are_not_validated_on(data: Interactions, tmp_path: Path) -> None:
+    split = leave_one_out(data)
+    unknown_U = np.arange(len(split.fit_U)) >= 10
+    write_training_set(tmp_path, data, replace(split, fit_U=np.where(unknown_U, 0, split.fit_U)), 4, 9, 200)
+    assert pq.read_table(tmp_path / "validation").num_rows == 1
 
 
 def test_exposure_counts_what_lists_show() -> None:
