@@ -19,6 +19,8 @@ from model.recommender.methods.base import Ints
 
 ITEMS, WINDOWS, WINDOW, CASES = 30, 96, 8, 10
 LEVELS, CODES = 4, 8
+COLOURS = ("Amber", "Blue", "Crimson", "Dark", "Emerald")
+THINGS = ("anchor", "bottle", "candle", "drum", "engine", "feather")
 
 CONFIG = ModelConfig(
     backbone=BackboneConfig(
@@ -44,7 +46,7 @@ def code_table(codes_NL: Ints, first_index: int = 0) -> pa.Table:
 
 def write_inputs(folder: Path) -> dict[str, str]:
     """A training set and a codebook as the steps before write them."""
-    titles = [f"Part {i} of the saga" for i in range(ITEMS)]
+    titles = [f"{COLOURS[i % 5]} {THINGS[i % 6]}, part {i}" for i in range(ITEMS)]
     items = pa.table({"item_index": pa.array(range(ITEMS), pa.int32()), "title": titles, "text": titles})
     save_table(f"{folder}/training_set/items/part-0.parquet", items)
     rng = np.random.default_rng(0)
