@@ -187,7 +187,8 @@ class Examples:
         return self._text(ids_BX, len(term_BQ), is_response)
 
     def _fixed_text(self, text: str) -> Ints:
-        return self._encode([text], MAX_TEXT_TOKENS)[0]
+        ids_X: Ints = self._encode([text], MAX_TEXT_TOKENS)[0]
+        return ids_X
 
     def _encode(self, texts: Sequence[str], most: int) -> Ints:
         """Token ids of texts, padded with -1 [len(texts), X]; a code token's name inside a text stays plain text."""
