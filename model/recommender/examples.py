@@ -43,6 +43,10 @@ class Rows:
         """[B], without padding."""
         return np.asarray((self.ids_BX != PAD).sum(1))
 
+    def where(self, wanted_B: Bools) -> Rows:
+        """The rows so marked."""
+        return Rows(*(each[wanted_B] for each in vars(self).values()))
+
 
 @dataclass(frozen=True)
 class Batch:
