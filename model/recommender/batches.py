@@ -1,6 +1,6 @@
 """What the trainer reads: micro-batches of the mixture, each a function of (seed, epoch, shard, number) alone.
 
-Shapes: B cases, N items.
+Shapes: B cases, E examples of negative tasks, N items.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Batches:
             self._rows(task, int(recipe.mixture[task.name] * len(windows.items_BT) + rng.random()), windows, rng)
             for task in self.tasks
         ]
-        return self._examples.pack(_with_few_negatives(self.tasks, rows_of_task), recipe.row_tokens)
+        return self._examples.pack(_with_few_negatives(self.tasks, rows_of_task, rng), recipe.row_tokens)
 
     def _rows(self, task: Task, count: int, windows: Windows, rng: np.random.Generator) -> list[Rows]:
         config, items = self._config, self._examples.items
@@ -103,19 +103,21 @@ def negatives_of(training_set: str, codes_NL: Ints, titles: Sequence[str], terms
     return Negatives(count_N, codes_NL[:, 0], np.column_stack([title_N, query_N]))
 
 
-def _with_few_negatives(tasks: Sequence[Task], rows_of_task: list[list[Rows]]) -> list[list[Rows]]:
-    tokens = [sum(int(each.lengths.sum()) for each in of_task) for of_task in rows_of_task]
-    negative = sum(count for task, count in zip(tasks, tokens, strict=True) if task.others)
-    most = NEGATIVE_SHARE / (1 - NEGATIVE_SHARE) * (sum(tokens) - negative)
-    if negative <= most or negative == sum(tokens):  # a mixture of negatives alone is somebody's wish
+def _with_few_negatives(
+    tasks: Sequence[Task], rows_of_task: list[list[Rows]], rng: np.random.Generator
+) -> list[list[Rows]]:
+    """Without so many of the negative tasks' examples, drawn from all of them, that the others have their share."""
+    lengths = [each.lengths for task, rows in zip(tasks, rows_of_task, strict=True) if task.others for each in rows]
+    length_E = np.concatenate([np.empty(0, np.int64), *lengths])
+    others = sum(int(each.lengths.sum()) for rows in rows_of_task for each in rows) - int(length_E.sum())
+    most = NEGATIVE_SHARE / (1 - NEGATIVE_SHARE) * others
+    if length_E.sum() <= most or others == 0:  # a mixture of negatives alone is somebody's wish
         return rows_of_task
+    order_E = rng.permutation(len(length_E))
+    kept_E = np.empty(len(length_E), bool)
+    kept_E[order_E] = np.cumsum(length_E[order_E]) <= most
+    kept = iter(np.split(kept_E, np.cumsum([len(each) for each in lengths])))
     return [
-        [_first(each, most / negative) for each in of_task] if task.others else of_task
-        for task, of_task in zip(tasks, rows_of_task, strict=True)
+        [each.where(next(kept)) for each in rows] if task.others else rows
+        for task, rows in zip(tasks, rows_of_task, strict=True)
     ]
-
-
-def _first(rows: Rows, share: float) -> Rows:
-    """Rows from the start that have at most this share of all tokens."""
-    kept = int((np.cumsum(rows.lengths) <= share * rows.lengths.sum()).sum())
-    return Rows(*(each[:kept] for each in vars(rows).values()))

@@ -43,6 +43,10 @@ class Rows:
         """[B], without padding."""
         return np.asarray((self.ids_BX != PAD).sum(1))
 
+    def where(self, wanted_B: Bools) -> Rows:
+        """The rows so marked."""
+        return Rows(*(each[wanted_B] for each in vars(self).values()))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -161,8 +165,7 @@ class Examples:
         return self.terms
 
     def _codes(self, items_BT: Ints, is_target_BT: Bools | None = None) -> Rows:
-        ids_BTL = np.where(items_BT[..., None] == PAD, PAD, self._codes_NL[items_BT])
-        ids_BX = ids_BTL.reshape(len(items_BT), items_BT.shape[1] * self._levels)
+        ids_BX = np.where(items_BT[..., None] == PAD, PAD, self._codes_NL[items_BT]).reshape(len(items_BT), -1)
         wanted_BT = np.zeros(items_BT.shape, bool) if is_target_BT is None else is_target_BT
         kind_X = 1 + np.arange(ids_BX.shape[1]) % self._levels
         return Rows(ids_BX, np.repeat(wanted_BT, self._levels, axis=1), np.broadcast_to(kind_X, ids_BX.shape))

@@ -1,7 +1,6 @@
 """Queries for data that has none: the key terms of an item's text by tf-idf, and a user's interests from them [ours].
 
-Shapes: N items, Q terms of an item, V terms in all, B rows, T items of a history, X terms of a history, I interests of a
-user.
+Shapes: N items, Q terms of an item, V terms in all, B rows, T items of a history, X terms of all of them, I interests.
 """
 
 from __future__ import annotations
