@@ -16,7 +16,6 @@ from model.data.targets import read_windows
 from model.recommender.cases import Cases, Negatives, Windows, draw_cases
 from model.recommender.examples import Batch, Examples, Rows
 from model.recommender.methods.base import PAD, Ints
-from model.recommender.queries import KeyTerms
 from model.recommender.tasks import OF_QUERY, TASKS, Slot, Task
 
 SAMPLED_BATCHES = 64
@@ -61,7 +60,12 @@ class Batches:
             self._rows(task, int(recipe.mixture[task.name] * len(windows.items_BT) + rng.random()), windows, rng)
             for task in self.tasks
         ]
-        return self._examples.pack(_with_few_negatives(self.tasks, rows_of_task, rng), recipe.row_tokens)
+        batch = self._examples.pack(_with_few_negatives(self.tasks, rows_of_task, rng), recipe.row_tokens)
+        if not batch.tokens:
+            raise ValueError(
+                "A micro-batch has no example of any task. Raise finetune.batch_size or the shares of finetune.mixture."
+            )
+        return batch
 
     def _rows(self, task: Task, count: int, windows: Windows, rng: np.random.Generator) -> list[Rows]:
         config, items = self._config, self._examples.items
@@ -91,16 +95,23 @@ def tasks_of(recipe: FinetuneConfig) -> list[Task]:
     return tasks
 
 
-def negatives_of(training_set: str, codes_NL: Ints, titles: Sequence[str], terms: KeyTerms) -> Negatives:
-    """Negatives by the popularity among a bounded sample of windows; items of one title or one query are alike."""
+def negatives_of(training_set: str, codes_NL: Ints, examples: Examples) -> Negatives:
+    """Negatives by the popularity among a bounded sample of windows. Items of one title or query, as read, are alike.
+
+    `examples` with titles and key terms.
+    """
     count_N = np.zeros(len(codes_NL), np.int64)
     for _, item_BT, wanted_BT in islice(read_windows(training_set), SAMPLED_BATCHES):
         count_N += np.bincount(item_BT[wanted_BT], minlength=len(count_N))
-    title_N = np.unique(np.asarray(titles), return_inverse=True)[1]
-    query_N = np.unique(np.sort(terms.query_NQ, axis=1), axis=0, return_inverse=True)[1].ravel()
-    # Nothing is not alike: an item without a query is a negative of any other.
-    query_N = np.where((terms.query_NQ == PAD).all(1), -1 - np.arange(len(query_N)), query_N)
-    return Negatives(count_N, codes_NL[:, 0], np.column_stack([title_N, query_N]))
+    assert examples.terms is not None
+    alike = [_alike(examples.titles_NX), _alike(np.sort(examples.terms.query_NQ, axis=1))]
+    return Negatives(count_N, codes_NL[:, 0], np.column_stack(alike))
+
+
+def _alike(text_NX: Ints) -> Ints:
+    """A number [N] that rows have in common when they are equal; a row of padding alone is equal to none."""
+    number_N = np.unique(text_NX, axis=0, return_inverse=True)[1].ravel()
+    return np.where((text_NX == PAD).all(1), -1 - np.arange(len(text_NX)), number_N)
 
 
 def _with_few_negatives(

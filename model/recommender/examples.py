@@ -87,7 +87,7 @@ class Examples:
         """Titles, texts and key terms are those of all items; prompts for inference need none of them."""
         self._tokenizer, self._levels = tokenizer, vocabulary.levels
         self._codes_NL = vocabulary.encode(codes_NL)
-        self._titles_NX = self._encode([f" {title}" for title in titles], MAX_TITLE_TOKENS)
+        self.titles_NX = self._encode([f" {title}" for title in titles], MAX_TITLE_TOKENS)
         self._texts_NX = self._encode([f" {text}" for text in texts], MAX_TEXT_TOKENS)
         self.terms = terms
         self._terms_VX = self._encode([f" {term}" for term in terms.terms] if terms else [], MAX_TERM_TOKENS)
@@ -144,11 +144,11 @@ class Examples:
             Slot.TITLES: lambda: self._titles(cases.history_BH[:, -SHOWN_TITLES:]),
             Slot.INTERESTS: lambda: [self._key_terms(self._known_terms().interests(cases.history_BH), is_response)],
             Slot.ITEM: lambda: [self._codes(cases.item_B[:, None], np.full((len(cases), 1), is_response))],
-            Slot.TITLE: lambda: [self._text(self._titles_NX[cases.item_B], len(cases), is_response)],
+            Slot.TITLE: lambda: [self._text(self.titles_NX[cases.item_B], len(cases), is_response)],
             Slot.TEXT: lambda: [self._text(self._texts_NX[cases.item_B], len(cases), is_response)],
             Slot.QUERY: lambda: [self._key_terms(self._known_terms().query_NQ[cases.item_B], is_response)],
             Slot.CANDIDATE: lambda: [self._codes(cases.candidate[:, None])],
-            Slot.CANDIDATE_TITLE: lambda: [self._text(self._titles_NX[cases.candidate], len(cases))],
+            Slot.CANDIDATE_TITLE: lambda: [self._text(self.titles_NX[cases.candidate], len(cases))],
             Slot.CANDIDATES: lambda: [self._codes(cases.candidates)],
             Slot.CANDIDATE_TITLES: lambda: self._titles(cases.candidates),
             Slot.ANSWER: lambda: [self._answer(cases.is_item_B, is_response)],
@@ -181,7 +181,7 @@ class Examples:
         segments = []
         for item_B in items_BT.T:
             here_B1 = (item_B != PAD)[:, None]
-            for ids_BX in (self._titles_NX[item_B], np.broadcast_to(stop_X, (len(item_B), len(stop_X)))):
+            for ids_BX in (self.titles_NX[item_B], np.broadcast_to(stop_X, (len(item_B), len(stop_X)))):
                 segments.append(self._text(np.where(here_B1, ids_BX, PAD), len(item_B)))
         return segments
 

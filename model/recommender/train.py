@@ -77,7 +77,7 @@ def finetune(request: dict[str, Any]) -> dict[str, Any]:
         codes_NL, terms = read_codes([inputs["codebook"]], subject.vocabulary.levels), KeyTerms.of(texts)
         examples = Examples(subject.tokenizer, subject.vocabulary, codes_NL, titles, texts, terms)
         _check_positions(config, examples, subject.model)
-        negatives = negatives_of(inputs["training_set"], codes_NL, titles, terms)
+        negatives = negatives_of(inputs["training_set"], codes_NL, examples)
         batches = Batches(inputs["training_set"], examples, negatives, config)
         validation = Validation(inputs["training_set"], subject, examples, codes_NL, config)
         metrics = {

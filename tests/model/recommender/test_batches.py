@@ -36,7 +36,7 @@ class Made:
         codes_NL, terms = read_codes([inputs["codebook"]], LEVELS), KeyTerms.of(texts)
         self.tokens_NL = vocabulary.encode(codes_NL)
         self.examples = Examples(self.tokenizer, vocabulary, codes_NL, titles, texts, terms)
-        self.negatives = negatives_of(inputs["training_set"], codes_NL, titles, terms)
+        self.negatives = negatives_of(inputs["training_set"], codes_NL, self.examples)
 
     def batches(self, **recipe: object) -> Batches:
         config = replace(CONFIG, finetune=replace(CONFIG.finetune, **recipe))  # type: ignore[arg-type]

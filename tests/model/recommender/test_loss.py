@@ -29,8 +29,7 @@ def subject() -> tuple[Any, CodeVocabulary, Examples]:
 
 
 def micro_batch(inputs: dict[str, str], examples: Examples) -> Batch:
-    terms = KeyTerms.of(TITLES)
-    negatives = negatives_of(inputs["training_set"], item_codes(ITEMS), TITLES, terms)
+    negatives = negatives_of(inputs["training_set"], item_codes(ITEMS), examples)
     return next(Batches(inputs["training_set"], examples, negatives, CONFIG).read(0, 0, 1))
 
 
