@@ -25,6 +25,8 @@ CENTROIDS = "centroids_LKP"
 """Their name in the file. It outlives names in the code: a codebook stays live for long."""
 AUTOENCODER = "autoencoder."
 DECIMALS = 9
+COLD_EVERY = 10
+"""Training shows every tenth item once more as if nobody had taken it yet: codes must fit items to come as well [ours]."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Codebook:
                 raise ValueError(f"The {name} vector of item {item_ids[order_N[bad_N.argmax()]]!r} is not finite.")
         transform = InputTransform.fit(text_NE, behaviour_ND, has_behaviour_N, config.input_dim)
         x_NP = transform.apply(text_NE, behaviour_ND, has_behaviour_N, config.text_weight)
+        cold_M = np.flatnonzero(has_behaviour_N)[::COLD_EVERY]
+        nobody_M = np.zeros(len(cold_M), bool)
+        cold_MP = transform.apply(text_NE[cold_M], behaviour_ND[cold_M], nobody_M, config.text_weight)
+        x_NP, text_NE = np.concatenate([x_NP, cold_MP]), np.concatenate([text_NE, text_NE[cold_M]])
         if config.kind == "residual_kmeans":
             return cls(config, transform, train_centroids(x_NP, config))
         autoencoder = train_autoencoder(x_NP, text_NE, config)
