@@ -26,7 +26,7 @@ CENTROIDS = "centroids_LKP"
 AUTOENCODER = "autoencoder."
 DECIMALS = 9
 COLD_EVERY = 10
-"""Training shows every tenth item once more as if nobody had taken it yet: codes must fit items to come as well [ours]."""
+"""Training shows every tenth item once more as if nobody had taken it yet: codes are for items to come, too [ours]."""
 
 
 @dataclass(frozen=True)
