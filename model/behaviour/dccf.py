@@ -105,8 +105,13 @@ class Dccf(nn.Module):
 
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
-        """[N,D]: what the tokenizer reads."""
-        return self.vectors()[1]
+        """[N,D]: what the tokenizer reads, the vectors of what an item's takers take [ours].
+
+        An item's own part of its vector tells it from others: without this step items that are taken together are
+        hardly nearer to each other than any two.
+        """
+        user_UD = _spread(self.graph_UN, self.graph_NU, self.vectors()[1])
+        return _spread(self.graph_NU, self.graph_UN, user_UD)
 
 
 class _Spread(torch.autograd.Function):
