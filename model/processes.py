@@ -46,12 +46,15 @@ class Processes:
         return list(totals.tolist())
 
 
+ALONE = Processes(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 @contextmanager
 def joined() -> Iterator[Processes]:
     """Join the other processes, by NCCL where there are GPUs and by Gloo elsewhere; leave them at the end."""
     gpu = torch.cuda.is_available()
     if not dist.is_torchelastic_launched():
-        yield Processes(0, 1, torch.device("cuda" if gpu else "cpu"))
+        yield ALONE
         return
     dist.init_process_group("nccl" if gpu else "gloo")
     try:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.config import Normalisation
-from model.recommender import train
+from model.recommender import trainer
 from model.recommender.tasks import TASKS, Family
 from model.recommender.train import finetune
 
@@ -85,15 +85,15 @@ def test_a_killed_training_goes_on_to_the_same_end(
     undisturbed = request_of("undisturbed", finetune=recipe, backbone=backbone)
     expected = trained(undisturbed)
     request = request_of("resumed", finetune=recipe, backbone=backbone) | {"checkpoints": str(tmp_path / "kept")}
-    step, done = train.Trainer._step, []
+    step, done = trainer.Trainer._step, []
 
-    def dies(self: train.Trainer, *arguments: Any) -> Any:
+    def dies(self: trainer.Trainer, *arguments: Any) -> Any:
         done.append(1)
         if len(done) == killed_at:
             raise KeyboardInterrupt
         return step(self, *arguments)
 
-    monkeypatch.setattr(train.Trainer, "_step", dies)
+    monkeypatch.setattr(trainer.Trainer, "_step", dies)
     with pytest.raises(KeyboardInterrupt):
         finetune(request)
     assert trained(request) == expected
@@ -115,14 +115,14 @@ def test_training_ends_when_validation_gets_no_better(request_of: Request) -> No
 
 
 def test_the_best_epoch_is_what_is_saved(request_of: Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish, found, after_epoch = train.Trainer._finish_epoch, iter([0.1, 0.3, 0.2]), []
+    finish, found, after_epoch = trainer.Trainer._finish_epoch, iter([0.1, 0.3, 0.2]), []
 
-    def finishes(self: train.Trainer) -> None:
+    def finishes(self: trainer.Trainer) -> None:
         finish(self)
         after_epoch.append(self.checkpoints.weights())
 
-    monkeypatch.setattr(train.Validation, "score", lambda *_: next(found))
-    monkeypatch.setattr(train.Trainer, "_finish_epoch", finishes)
+    monkeypatch.setattr(trainer.Validation, "score", lambda *_: next(found))
+    monkeypatch.setattr(trainer.Trainer, "_finish_epoch", finishes)
     request = request_of(finetune={"epochs": 3})
     assert trained(request)["validation_ndcg10"] == [0.1, 0.3, 0.2]
     saved = weights(request)
@@ -176,7 +176,7 @@ def test_two_processes_train_what_one_does_with_two_micro_batches(
 
 
 def test_shards_that_do_not_fit_the_processes_are_refused() -> None:
-    recipe = train.FinetuneConfig(shards=3)
-    two = train.Processes(0, 2, torch.device("cpu"))
+    recipe = trainer.FinetuneConfig(shards=3)
+    two = trainer.Processes(0, 2, torch.device("cpu"))
     with pytest.raises(ValueError, match=r"finetune\.shards = 3 .* 2 processes"):
-        train._shards(recipe, two)
+        trainer._shards(recipe, two)
