@@ -106,13 +106,18 @@ def prepare(folder: Path, encoder: ModelConfig) -> Items:
         write_training_set(root / "training_set", data, split, encoder.history_items, encoder.window_items, 0)
         inputs = {"training_set": str(root / "training_set")}
         train_behaviour({"config": asdict(encoder), "inputs": inputs, "output": str(root)})
-    texts = ROOT / f"{folder.name}-{digest(data.titles)}.safetensors"
-    if not texts.exists():
-        save_tensors(str(texts), {"vectors": TextEncoder.load(TextEncoderConfig()).encode(data.titles)})
     behaviour = load_tensors(f"{root}/vectors.safetensors")
-    text_NE = load_tensors(str(texts))["vectors"]
+    text_NE = text_vectors(folder.name, data.titles)
     pairs = together(user_E, item_E, len(data.item_ids))
     return Items(data.item_ids, text_NE, behaviour["vectors"], behaviour["count"] > 0, *pairs)
+
+
+def text_vectors(name: str, titles: list[str]) -> np.ndarray:
+    """[N,E]; those made before of the same titles are read."""
+    file = ROOT / f"{name}-{digest(titles)}.safetensors"
+    if not file.exists():
+        save_tensors(str(file), {"vectors": TextEncoder.load(TextEncoderConfig()).encode(titles)})
+    return load_tensors(str(file))["vectors"]
 
 
 def judge(items: Items, config: TokenizerConfig) -> dict[str, Any]:

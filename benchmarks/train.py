@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import resource
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -121,14 +121,21 @@ def _padded(examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 def grown_gib(side: str, config: ModelConfig, inputs: dict[str, str]) -> float:
     """How far training drives this process's memory above what it is with the model loaded (on a GPU: its peak)."""
     trainer = prepare(config, inputs)
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = _resident_gib("VmRSS")
     if side == "ours":
         trainer.run()
     else:
         usual(config, inputs)
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**30
+    return _resident_gib("VmHWM") - before
+
+
+def _resident_gib(field: str) -> float:
+    """Now (VmRSS) or at most so far (VmHWM); getrusage would count the process that started this one."""
+    kib = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert kib is not None
+    return int(kib[1]) / 2**20
 
 
 def peaks(config: ModelConfig, inputs: dict[str, str]) -> list[float]:

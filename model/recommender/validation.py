@@ -28,7 +28,8 @@ class Validation:
     ) -> None:
         rows = read_table(f"{training_set}/validation", ["items", "target"])
         self.cases = rows.num_rows
-        self._history_CH = rows["items"].combine_chunks().flatten().to_numpy().astype(np.int64).reshape(self.cases, -1)
+        history_F = rows["items"].combine_chunks().flatten().to_numpy().astype(np.int64)
+        self._history_CH = history_F.reshape(self.cases, config.history_items)
         self._target_C = rows["target"].to_numpy().astype(np.int64)
         self._subject, self._examples, self._codes_NL, self._config = subject, examples, codes_NL, config
 
