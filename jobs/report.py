@@ -28,6 +28,7 @@ from jobs.common.step import Day, SettingsFile, run
 from jobs.transforms.snapshot import newest_per_key
 from model.evaluation.protocol import METRICS
 from model.generation import Generation, Manifest, write_atomically
+from model.recommender.tasks import TASKS
 
 log = logging.getLogger("report")
 
@@ -116,16 +117,21 @@ def _picture(codebook: Generation) -> str | None:
 
 
 def _plot_losses(models: dict[str, Generation]) -> str:
-    """A panel per task: loss over epochs, the judged model beside the live one."""
-    losses = {name: model.manifest.metrics["loss"] for name, model in models.items()}
-    tasks = sorted({task for by_task in losses.values() for task in by_task})
-    figure = Figure(figsize=(3.2 * len(tasks), 2.6), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        for name, by_task in losses.items():
-            values = by_task.get(task, [])
-            axes.plot(range(1, len(values) + 1), values, marker="o", label=name)
-        axes.set(title=task, xlabel="epoch", ylabel="loss, nats per token")
-        axes.legend()
+    """A panel per family of tasks: loss over epochs, the judged model (dashed) beside the live one."""
+    panels: dict[str, list[str]] = {}
+    for model in models.values():
+        for task in model.manifest.metrics["loss"]:
+            family = TASKS[task].family.value if task in TASKS else task  # a model of an older version knows others
+            panels[family] = [*dict.fromkeys([*panels.get(family, []), task])]
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    for axes, (family, tasks) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for (name, model), style in zip(models.items(), ("--", "-"), strict=True):
+            for number, task in enumerate(tasks):
+                values = model.manifest.metrics["loss"].get(task, [])
+                label = task if name == "live" else None
+                axes.plot(range(1, len(values) + 1), values, style, color=f"C{number}", marker=".", label=label)
+        axes.set(title=family, xlabel="epoch", ylabel="loss, nats per token")
+        axes.legend(fontsize="x-small")
     return png(figure)
 
 

@@ -65,6 +65,9 @@ intermediate_size = 32
 text_vocabulary = 300
 [model.finetune]
 epochs = 2
+batch_size = 16
+shards = 2
+accumulation = 2
 [model.decoding]
 beam_width = 8
 top_k = {TOP_K}

@@ -71,18 +71,44 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.wait(timeout=20)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [step for step in CHAIN if step.name in ON_A_CLUSTER], ids=lambda step: step.name)
-def test_a_cluster_gives_the_same_rows(shop: Shop, master: str, step: Step) -> None:
-    before = shop.newest(step.writes)
-    env = os.environ | {
+def on(master: str, **more: str) -> dict[str, str]:
+    return os.environ | {
         "PRECOG_SPARK__MASTER": master,
         "SPARK_LOCAL_IP": "127.0.0.1",
         "PYSPARK_PYTHON": sys.executable,
         "PYTHONPATH": str(REPO),  # on a real cluster: the wheel, by --py-files
+        **more,
+    }
+
+
+@pytest.mark.slow
+def test_two_executors_train_the_model_that_one_process_trained(shop: Shop, master: str) -> None:
+    """The shop's settings: two shards, two micro-batches a step. Here each executor has one of them."""
+    step = next(step for step in CHAIN if step.label == "finetune all")
+    before = shop.newest(step.writes)
+    more = {
+        "PRECOG_TRAINING__ON_EXECUTORS": "true",
+        "PRECOG_TRAINING__PROCESSES": "2",
+        "PRECOG_MODEL__FINETUNE__ACCUMULATION": "1",
+        "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        step.command(shop.settings_file), cwd=REPO, env=env, capture_output=True, text=True, check=False
+        step.command(shop.settings_file), cwd=REPO, env=on(master, **more), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = shop.newest(step.writes)
+    assert after.attempt > before.attempt
+    assert after.manifest.metrics["steps"] == before.manifest.metrics["steps"]
+    for task, losses in before.manifest.metrics["loss"].items():
+        assert after.manifest.metrics["loss"][task] == pytest.approx(losses, abs=1e-4), task
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [step for step in CHAIN if step.name in ON_A_CLUSTER], ids=lambda step: step.name)
+def test_a_cluster_gives_the_same_rows(shop: Shop, master: str, step: Step) -> None:
+    before = shop.newest(step.writes)
+    done = subprocess.run(
+        step.command(shop.settings_file), cwd=REPO, env=on(master), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     after = shop.newest(step.writes)
