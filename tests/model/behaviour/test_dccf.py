@@ -73,7 +73,7 @@ def test_items_of_one_crowd_lie_together_and_runs_agree(training_set: Path, tmp_
     np.testing.assert_array_equal(*vectors)
     unit_ND = vectors[0] / np.linalg.norm(vectors[0], axis=1, keepdims=True)
     cosine_NN = unit_ND @ unit_ND.T
-    assert cosine_NN[:10, :10].mean() > cosine_NN[:10, 10:].mean() + 0.3
+    assert cosine_NN[:10, :10].mean() > cosine_NN[:10, 10:].mean() + 0.6
 
 
 def test_a_batch_without_targets_costs_nothing_but_keeps_the_step(training_set: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from model.config import BackboneConfig, Normalisation
 from model.recommender import loss as loss_module
@@ -21,9 +22,23 @@ TITLES = [f"{COLOURS[i % 5]} {THINGS[i % 6]}" for i in range(ITEMS)]
 TINY = BackboneConfig(hidden_size=32, layers=2, heads=2, intermediate_size=64, text_vocabulary=300)
 
 
-@pytest.fixture(scope="module")
-def subject() -> tuple[Any, CodeVocabulary, Examples]:
+def qwen(vocabulary_size: int) -> Any:
+    """Another family, with a head of its own and fewer heads for keys than for queries."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary_size, tie_word_embeddings=False, **shape))
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen"])
+def subject(request: pytest.FixtureRequest) -> tuple[Any, CodeVocabulary, Examples]:
     model, tokenizer = build_backbone(TINY, TITLES, seed=0)
+    model = model if request.param == "llama" else qwen(len(tokenizer))
     vocabulary = add_codes(model, tokenizer, np.random.default_rng(0).normal(size=(LEVELS, CODES, 6)), seed=0)
     return model, vocabulary, Examples(tokenizer, vocabulary, item_codes(ITEMS), TITLES, TITLES, KeyTerms.of(TITLES))
 
