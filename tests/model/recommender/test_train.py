@@ -76,8 +76,7 @@ def test_a_family_alone_learns_and_its_losses_are_known(request_of: Request, fam
     assert np.mean([by_epoch[-1] for by_epoch in losses.values()]) == pytest.approx(GOLDEN[family], abs=2e-3)
 
 
-@pytest.mark.parametrize("backbone", [{}, LORA], ids=["all weights", "lora"])
-@pytest.mark.parametrize("killed_at", [3, 8, 12])
+@pytest.mark.parametrize(("killed_at", "backbone"), [(3, {}), (8, LORA), (12, {})], ids=["early", "lora", "late"])
 def test_a_killed_training_goes_on_to_the_same_end(
     request_of: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: dict[str, Any], killed_at: int
 ) -> None:
@@ -146,8 +145,7 @@ def test_windows_longer_than_the_backbone_are_refused(request_of: Request) -> No
         finetune(request_of(backbone={"max_positions": 20}))
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-@pytest.mark.parametrize("backbone", [{}, LORA], ids=["all weights", "lora"])
+@pytest.mark.parametrize(("parallel", "backbone"), [("ddp", {}), ("fsdp", LORA)], ids=["ddp", "fsdp and lora"])
 def test_two_processes_train_what_one_does_with_two_micro_batches(
     request_of: Request, tmp_path: Path, parallel: str, backbone: dict[str, Any]
 ) -> None:
