@@ -91,13 +91,13 @@ class Trainer:
         progress.advance(position.step, "" if position.step == 0 else "done before")
         while position.epoch < recipe.epochs and not self._given_up():
             self.subject.model.train()
-            micros = Prefetched(self._micros())
+            micros, waited = Prefetched(self._micros()), self.speed.waited
             for micro_batches in _in_steps(iter(micros), recipe.accumulation):
                 sums_3Y = self._step(micro_batches, recipe.learning_rate * learning_rate(position.step))
                 position.sums = (np.array(position.sums or np.zeros_like(sums_3Y)) + sums_3Y).tolist()
                 position.step += 1
                 position.micro += len(micro_batches)
-                self.speed.waited = micros.waited
+                self.speed.waited = waited + micros.waited
                 progress.advance(note=self._note(sums_3Y))
                 if self.save_every and position.step % self.save_every == 0:
                     with self.speed.paused():
