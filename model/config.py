@@ -163,8 +163,8 @@ class FinetuneConfig:
     normalisation: Normalisation = "level"
     """Softmax of a code over its level's codes ("level") or the whole vocabulary ("vocabulary"): loss and scores."""
     patience: int = 2
-    """Epochs without a better NDCG@10 on the training set's validation cases before training stops; the weights of the
-    best epoch are kept. 0: no validation."""
+    """Epochs with a worse NDCG@10 on the training set's validation cases, by more than its standard error, before
+    training stops; the weights of the newest epoch that was not worse are kept. 0: no validation."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Several processes hold the model each ("ddp") or share its weights among them ("fsdp")."""
     compile: bool = False

@@ -35,6 +35,8 @@ class Position:
     loss: list[list[float]] = field(default_factory=list)
     tokens: list[list[float]] = field(default_factory=list)
     ndcg: list[float] = field(default_factory=list)
+    best: int = 0
+    """Of them: the epoch whose weights are kept."""
 
 
 class Checkpoints:

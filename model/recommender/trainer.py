@@ -167,16 +167,17 @@ class Trainer:
         position.tokens.append(tokens_Y.tolist())
         position.epoch, position.micro, position.sums = position.epoch + 1, 0, []
         if self.validation.cases and self.recipe.patience:
-            ndcg = self.validation.score(self.loss)
-            if ndcg > max(position.ndcg, default=-1.0):
-                self.best = self.checkpoints.weights()
+            ndcg, error = self.validation.score(self.loss)
             position.ndcg.append(ndcg)
+            # A later epoch has learned more: among scores that so few cases cannot tell apart it is the better bet.
+            if ndcg >= position.ndcg[position.best] - error:
+                position.best, self.best = len(position.ndcg) - 1, self.checkpoints.weights()
         if self.processes.first:
             log.info("epoch %d: %s", position.epoch, self._told())
 
     def _given_up(self) -> bool:
-        ndcg = self.position.ndcg
-        return bool(ndcg) and len(ndcg) - 1 - int(np.argmax(ndcg)) >= self.recipe.patience
+        since_best = len(self.position.ndcg) - 1 - self.position.best
+        return bool(self.position.ndcg) and since_best >= self.recipe.patience
 
     def _metrics(self) -> dict[str, Any]:
         tokens_Y = np.sum(self.position.tokens, axis=0)
@@ -190,6 +191,7 @@ class Trainer:
             "loss": {name: [epoch[i] for epoch in self.position.loss] for i, name in enumerate(self.names)},
             "token_share": dict(zip(self.names, (tokens_Y / tokens_Y.sum()).tolist(), strict=True)),
             "validation_ndcg10": self.position.ndcg,
+            "best_epoch": self.position.best + 1 if self.position.ndcg else self.position.epoch,
         }
 
     def _note(self, sums_3Y: np.ndarray) -> str:

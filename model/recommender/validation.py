@@ -33,8 +33,11 @@ class Validation:
         self._target_C = rows["target"].to_numpy().astype(np.int64)
         self._subject, self._examples, self._codes_NL, self._config = subject, examples, codes_NL, config
 
-    def score(self, trained: nn.Module) -> float:
-        """NDCG@10 of the model as it is now. Every process takes part and finds the same; `trained`: what wraps it."""
+    def score(self, trained: nn.Module) -> tuple[float, float]:
+        """NDCG@10 of the model as it is now, and its standard error. Every process takes part and finds the same.
+
+        `trained` is what wraps the model.
+        """
         model = self._subject.model
         model.eval()
         if isinstance(trained, FSDPModule):
@@ -45,4 +48,5 @@ class Validation:
         if isinstance(trained, FSDPModule):
             trained.reshard()
         model.train()
-        return float(ndcg(rank_of_target(ranked.items_BK, self._target_C), K).mean())
+        ndcg_C = ndcg(rank_of_target(ranked.items_BK, self._target_C), K)
+        return float(ndcg_C.mean()), float(ndcg_C.std() / np.sqrt(len(ndcg_C)))

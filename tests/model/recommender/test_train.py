@@ -108,13 +108,9 @@ def test_other_settings_do_not_go_on_from_a_checkpoint(request_of: Request, tmp_
     assert trained(other | kept) == trained(request_of("plain", finetune=other["config"]["finetune"]))
 
 
-def test_training_ends_when_validation_gets_no_better(request_of: Request) -> None:
-    metrics = trained(request_of(finetune={"epochs": 9, "patience": 2, "learning_rate": 0.0, "weight_decay": 0.0}))
-    assert len(metrics["validation_ndcg10"]) == len(metrics["loss"]["next_item"]) == 3
-
-
-def test_the_best_epoch_is_what_is_saved(request_of: Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish, found, after_epoch = trainer.Trainer._finish_epoch, iter([0.1, 0.3, 0.2]), []
+def test_the_newest_epoch_that_was_not_worse_is_saved(request_of: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [(0.1, 0.02), (0.3, 0.02), (0.29, 0.02), (0.2, 0.02), (0.26, 0.02), (0.9, 0.02)]
+    finish, found, after_epoch = trainer.Trainer._finish_epoch, iter(scores), []
 
     def finishes(self: trainer.Trainer) -> None:
         finish(self)
@@ -122,12 +118,14 @@ def test_the_best_epoch_is_what_is_saved(request_of: Request, monkeypatch: pytes
 
     monkeypatch.setattr(trainer.Validation, "score", lambda *_: next(found))
     monkeypatch.setattr(trainer.Trainer, "_finish_epoch", finishes)
-    request = request_of(finetune={"epochs": 3})
-    assert trained(request)["validation_ndcg10"] == [0.1, 0.3, 0.2]
+    request = request_of(finetune={"epochs": 9, "patience": 2})
+    metrics = trained(request)
+    assert metrics["validation_ndcg10"] == [0.1, 0.3, 0.29, 0.2, 0.26]
+    assert metrics["best_epoch"] == 3
     saved = weights(request)
-    for name, tensor in after_epoch[1].items():
+    for name, tensor in after_epoch[2].items():
         assert torch.equal(saved[name], tensor)
-        assert not torch.equal(after_epoch[2][name], tensor)
+        assert not torch.equal(after_epoch[4][name], tensor)
 
 
 def test_without_patience_nothing_is_decoded(request_of: Request) -> None:
