@@ -70,7 +70,10 @@ def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFi
                 f"No user has a target event in the {settings.promotion.holdout_days} days before "
                 f"{interval_end(ds.date()).date()}: widen promotion.holdout_days."
             )
-        counts = training_counts(*(spark.read.parquet(training_set.path(name)) for name in ("items", "sequences")))
+        trained = training_counts(*(spark.read.parquet(training_set.path(name)) for name in ("items", "sequences")))
+        # Items that came later have codes and may be listed, too.
+        known = daily_table(settings, "item_text").read(spark, None, ds.date()).select("item_id").distinct()
+        counts = known.join(trained, "item_id", "left").fillna(0, "count").persist()
         asked = spread.join(counts.withColumnRenamed("item_id", "target"), "target", "left").select(
             "key", "user_id", "target", "history_length", F.coalesce("count", F.lit(0)).alias("target_count")
         )
@@ -96,7 +99,7 @@ def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFi
 
 
 def measure(spark: SparkSession, ranked: str, cases: str, counts: DataFrame) -> dict[str, Any]:
-    """The figures of ranked lists of cases, both in Parquet; `counts` as `training_counts` returns them.
+    """The figures of ranked lists of cases, both in Parquet; `counts` (item_id, count) of all items that may be listed.
 
     One process counts: there are at most max_test_users x max_targets_per_user lists a method and protocol.
     """
@@ -104,7 +107,7 @@ def measure(spark: SparkSession, ranked: str, cases: str, counts: DataFrame) -> 
     metrics = evaluate_lists(
         lists.select("method", "masked", "user_id", "key", "rank").orderBy("method", "masked", "key").toArrow()
     )
-    asked, items = spark.read.parquet(cases).toArrow(), counts.toArrow()
+    asked, items = spark.read.parquet(cases).toArrow(), counts.orderBy("item_id").toArrow()
     ids, count_N = items["item_id"].combine_chunks(), items["count"].to_numpy()
     metrics["beyond"] = {
         method: beyond(_masked_lists(lists, method), asked, ids, count_N) for method in metrics["methods"]
