@@ -11,6 +11,9 @@ import pytest
 
 from jobs.common.settings import Settings
 
+# The models of the tests are tiny: more threads would only wait for each other. Processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
