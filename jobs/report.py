@@ -13,6 +13,7 @@ import logging
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -63,6 +64,7 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
         metric_names=list(METRICS),
         verdict=verdict.manifest.metrics,
         loss_plot=_plot_losses({"judged": twin, "live": model}),
+        trained={"judged": twin.manifest.metrics, "live": model.manifest.metrics},
         health=codebook.manifest.metrics,
         codebook_plot=plot_usage(codebook.manifest.metrics),
         codebook_picture=_picture(codebook),
@@ -131,6 +133,7 @@ def _plot_losses(models: dict[str, Generation]) -> str:
                 label = task if name == "live" else None
                 axes.plot(range(1, len(values) + 1), values, style, color=f"C{number}", marker=".", label=label)
         axes.set(title=family, xlabel="epoch", ylabel="loss, nats per token")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize="x-small")
     return png(figure)
 

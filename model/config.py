@@ -35,6 +35,12 @@ def default_mixture() -> dict[TaskName, float]:
     return dict.fromkeys(get_args(TaskName), 0.1) | {"next_item": 1.0}
 
 
+def _require(config: Any, least: int, *names: str) -> None:
+    wrong = [f"{name} = {getattr(config, name)}" for name in names if getattr(config, name) < least]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: must be at least {least}.")
+
+
 @dataclass(frozen=True)
 class TextEncoderConfig:
     __pydantic_config__: ClassVar = STRICT
@@ -117,6 +123,10 @@ class TokenizerConfig:
     """Epochs between two checks of the repaired codes; training stops after `patience` checks without a better one."""
     patience: int = 3
 
+    def __post_init__(self) -> None:
+        _require(self, 1, "levels", "codes_per_level", "input_dim", "kmeans_iterations", "candidates")
+        _require(self, 1, "hidden_dim", "latent_dim", "epochs", "batch_size", "check_every", "patience")
+
 
 @dataclass(frozen=True)
 class BackboneConfig:
@@ -136,6 +146,10 @@ class BackboneConfig:
     """0 trains every weight; above 0 trains LoRA factors on all linear layers and the new tokens' embeddings."""
     lora_alpha: float = 32.0
     lora_dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        _require(self, 1, "hidden_size", "layers", "heads", "intermediate_size", "text_vocabulary", "max_positions")
+        _require(self, 0, "lora_rank", "lora_dropout")
 
 
 @dataclass(frozen=True)
@@ -172,6 +186,14 @@ class FinetuneConfig:
     checkpoint_steps: int = 500
     """Steps between two checkpoints, from which a killed training goes on; 0: none."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self, 1, "epochs", "batch_size", "accumulation", "shards", "row_tokens")
+        _require(self, 0, "auxiliary_weight", "learning_rate", "weight_decay", "warmup_share", "max_grad_norm")
+        _require(self, 0, "patience", "checkpoint_steps")
+        below = [f"{task} = {share}" for task, share in self.mixture.items() if share < 0]
+        if below:
+            raise ValueError(f"mixture: {', '.join(below)}: examples per window cannot be below 0.")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from typing import Any
 
@@ -11,10 +12,13 @@ from pyspark.ml.torch.distributor import TorchDistributor
 
 from jobs.common.settings import Training
 
+MISTAKE = "mistake"
+
 
 def launch(training: Training, entry: str, request: dict[str, Any]) -> dict[str, Any]:
     """Run `entry` ("package.module:function") with the request in every process; returns what the first one returns.
 
+    What a single process raises as ValueError is raised here; of several it is a RuntimeError with the log's end.
     The driver itself imports no torch. Needs an active Spark session.
     """
     distributor = TorchDistributor(
@@ -22,6 +26,8 @@ def launch(training: Training, entry: str, request: dict[str, Any]) -> dict[str,
     )
     metrics = distributor.run(_call, entry, request)
     assert isinstance(metrics, dict)
+    if MISTAKE in metrics:
+        raise ValueError(metrics[MISTAKE])
     return metrics
 
 
@@ -29,5 +35,11 @@ def _call(entry: str, request: dict[str, Any]) -> dict[str, Any]:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     logging.getLogger("petastorm").setLevel(logging.WARNING)
     module, function = entry.split(":")
-    metrics: dict[str, Any] = getattr(importlib.import_module(module), function)(request)
+    try:
+        metrics: dict[str, Any] = getattr(importlib.import_module(module), function)(request)
+    except ValueError as error:
+        # Of several processes the others would wait for this one: it has to fail.
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise
+        return {MISTAKE: str(error)}
     return metrics

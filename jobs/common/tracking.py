@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from typing import Any
 
 from jobs.common.settings import Settings
 
 EXPERIMENT = "precog"
+
+log = logging.getLogger("finetune")
 
 
 def require_mlflow(settings: Settings) -> None:
@@ -17,12 +20,19 @@ def require_mlflow(settings: Settings) -> None:
 
 
 def log_training(settings: Settings, identity: str, metrics: dict[str, Any], speed: dict[str, float]) -> None:
-    """Log a finished training under the identity of what it made; nothing without a tracking URI.
+    """Log a finished training under the identity of what it made; nothing without a tracking URI. Never raises.
 
     `metrics` as `model.recommender.train.finetune` returns them.
     """
     if not settings.training.mlflow_tracking_uri:
         return
+    try:
+        _log(settings, identity, metrics, speed)
+    except Exception:  # whatever the server's client raises: the model is there, and is no worse for it
+        log.warning("MLflow has no run of %s", identity, exc_info=True)
+
+
+def _log(settings: Settings, identity: str, metrics: dict[str, Any], speed: dict[str, float]) -> None:
     import mlflow  # noqa: PLC0415  (optional)
 
     mlflow.set_tracking_uri(settings.training.mlflow_tracking_uri)

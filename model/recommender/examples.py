@@ -19,11 +19,13 @@ from transformers import PreTrainedTokenizerBase
 from model.data.packing import pack
 from model.recommender.cases import Cases
 from model.recommender.methods.base import PAD, Bools, Ints
-from model.recommender.queries import KeyTerms
+from model.recommender.queries import INTERESTS, KeyTerms
 from model.recommender.tasks import INSTRUCTION, Slot, Template
 from model.recommender.vocabulary import CodeVocabulary
 
 MAX_TITLE_TOKENS, MAX_TEXT_TOKENS, MAX_TERM_TOKENS = 24, 64, 6
+WORDING_TOKENS, MOST_NAMED = 32, 5
+"""At most: the fixed text of a template, and the items that it names beside a history."""
 SHOWN_TITLES = 5
 """Of a history that is told in titles."""
 YES, NO = " yes", " no"
@@ -88,7 +90,7 @@ class Examples:
         self._tokenizer, self._levels = tokenizer, vocabulary.levels
         self._codes_NL = vocabulary.encode(codes_NL)
         self.titles_NX = self._encode([f" {title}" for title in titles], MAX_TITLE_TOKENS)
-        self._texts_NX = self._encode([f" {text}" for text in texts], MAX_TEXT_TOKENS)
+        self.texts_NX = self._encode([f" {text}" for text in texts], MAX_TEXT_TOKENS)
         self.terms = terms
         self._terms_VX = self._encode([f" {term}" for term in terms.terms] if terms else [], MAX_TERM_TOKENS)
         self._fixed = cache(self._fixed_text)
@@ -100,6 +102,13 @@ class Examples:
     def window_tokens(self, items: int) -> int:
         """The most tokens that a prompt of so many items has."""
         return len(self._fixed(INSTRUCTION)) + self._levels * items
+
+    def longest(self, window_items: int, history_items: int) -> int:
+        """The most tokens that an example can have."""
+        title, text = int(self.titles_NX.shape[1]) + 1, int(self.texts_NX.shape[1])
+        history = self._levels * (history_items + MOST_NAMED) + max(title, INTERESTS * MAX_TERM_TOKENS)
+        told = max(history, (SHOWN_TITLES + 1) * title + self._levels, text + self._levels)
+        return max(self.window_tokens(window_items), told + WORDING_TOKENS)
 
     def rows(self, template: Template, cases: Cases) -> Rows:
         """An example for each case."""
@@ -145,7 +154,7 @@ class Examples:
             Slot.INTERESTS: lambda: [self._key_terms(self._known_terms().interests(cases.history_BH), is_response)],
             Slot.ITEM: lambda: [self._codes(cases.item_B[:, None], np.full((len(cases), 1), is_response))],
             Slot.TITLE: lambda: [self._text(self.titles_NX[cases.item_B], len(cases), is_response)],
-            Slot.TEXT: lambda: [self._text(self._texts_NX[cases.item_B], len(cases), is_response)],
+            Slot.TEXT: lambda: [self._text(self.texts_NX[cases.item_B], len(cases), is_response)],
             Slot.QUERY: lambda: [self._key_terms(self._known_terms().query_NQ[cases.item_B], is_response)],
             Slot.CANDIDATE: lambda: [self._codes(cases.candidate[:, None])],
             Slot.CANDIDATE_TITLE: lambda: [self._text(self.titles_NX[cases.candidate], len(cases))],

@@ -61,7 +61,7 @@ def prepare(
     titles, texts = (items[name].to_pylist() for name in ("title", "text"))
     codes_NL = read_codes([inputs["codebook"]], subject.vocabulary.levels)
     examples = Examples(subject.tokenizer, subject.vocabulary, codes_NL, titles, texts, KeyTerms.of(texts))
-    _check_positions(config, examples, subject.model)
+    _check_lengths(config, examples, subject.model)
     negatives = negatives_of(inputs["training_set"], codes_NL, examples)
     batches = Batches(inputs["training_set"], examples, negatives, config)
     validation = Validation(inputs["training_set"], subject, examples, codes_NL, config)
@@ -75,7 +75,13 @@ def _subject(config: ModelConfig, inputs: dict[str, str]) -> Subject:
     return build_subject(config, texts, centroids_LKD)
 
 
-def _check_positions(config: ModelConfig, examples: Examples, model: PreTrainedModel) -> None:
+def _check_lengths(config: ModelConfig, examples: Examples, model: PreTrainedModel) -> None:
+    longest = examples.longest(config.window_items, config.history_items)
+    if longest > config.finetune.row_tokens:
+        raise ValueError(
+            f"An example can be {longest} tokens long, a row {config.finetune.row_tokens}. Raise finetune.row_tokens "
+            "or lower model.window_items."
+        )
     needed = examples.window_tokens(max(config.window_items, config.history_items + 1))
     if needed > model.config.max_position_embeddings:
         raise ValueError(

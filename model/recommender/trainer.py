@@ -70,8 +70,8 @@ class Trainer:
         """Of an epoch, for each process."""
         self.steps = recipe.epochs * -(-self.micro_batches // recipe.accumulation)
         loss = AlignmentLoss(model, subject.vocabulary, recipe.normalisation, len(self.names))
-        blocks: Any = model.base_model.layers
-        self.loss = processes.shard(loss, blocks) if recipe.parallel == "fsdp" else processes.wrap(loss)
+        layers: Any = getattr(model.base_model, "layers", ())
+        self.loss = processes.shard(loss, layers) if recipe.parallel == "fsdp" else processes.wrap(loss)
         if recipe.compile:
             _compile(model)
         self.optimizer = _optimizer(model, recipe)
