@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,4 +66,5 @@ def joined() -> Iterator[Processes]:
             torch.cuda.set_device(device)
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
     finally:
+        gc.collect()  # a wrapped model that outlives its group can wait for ever when it is freed
         dist.destroy_process_group()

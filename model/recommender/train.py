@@ -37,18 +37,22 @@ def finetune(request: dict[str, Any]) -> dict[str, Any]:
     "checkpoints": URI of a folder, optional}.
     Raises ValueError for settings that do not fit together, RuntimeError when the loss is no longer finite.
     """
-    config, inputs = model_config(request["config"]), request["inputs"]
     with joined() as processes:
-        trainer = prepare(config, inputs, processes, request.get("checkpoints"))
-        metrics = trainer.run()
-        weights = trainer.checkpoints.weights()
-        if processes.first:
-            # Into a model of its own: of the one that was trained, a process may hold but its share.
-            fresh = _subject(config, inputs)
-            fresh.model.load_state_dict(weights, strict=False)
-            save_model(request["output"], fresh.merged(), fresh.tokenizer, fresh.vocabulary, config)
-            save_json(f"{request['output']}/metrics.json", metrics)
-        processes.sums(0.0)  # wait for the first one's files
+        return _finetune(request, processes)
+
+
+def _finetune(request: dict[str, Any], processes: Processes) -> dict[str, Any]:
+    config, inputs = model_config(request["config"]), request["inputs"]
+    trainer = prepare(config, inputs, processes, request.get("checkpoints"))
+    metrics = trainer.run()
+    weights = trainer.checkpoints.weights()
+    if processes.first:
+        # Into a model of its own: of the one that was trained, a process may hold but its share.
+        fresh = _subject(config, inputs)
+        fresh.model.load_state_dict(weights, strict=False)
+        save_model(request["output"], fresh.merged(), fresh.tokenizer, fresh.vocabulary, config)
+        save_json(f"{request['output']}/metrics.json", metrics)
+    processes.sums(0.0)  # wait for the first one's files
     return metrics | {"speed": trainer.speed.figures()}
 
 
