@@ -29,8 +29,10 @@ SAYS = {
     "examples": "Most typical",
     "beyond": "What the first ten show",
     "picture": "two leading axes",
+    "validation_ndcg10": "on the validation cases",
 }
 """What the page says only of a model that has it."""
+TRAINED = {"validation_ndcg10": [0.1, 0.2], "best_epoch": 2}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def quality() -> dict[str, Any]:
     return evaluate_lists(table) | {"beyond": {"challenger": found}}
 
 
-def page(codebook: Generation, quality: dict[str, Any]) -> str:
+def page(codebook: Generation, quality: dict[str, Any], trained: dict[str, Any]) -> str:
     figures = codebook.manifest.metrics
     return render(
         "report.html.j2",
@@ -76,6 +78,7 @@ def page(codebook: Generation, quality: dict[str, Any]) -> str:
         quality=quality,
         metric_names=list(METRICS),
         verdict={"reasons": []},
+        trained={"live": trained},
         health=figures,
         codebook_plot=plot_usage(figures),
         codebook_picture=_picture(codebook),
@@ -83,8 +86,12 @@ def page(codebook: Generation, quality: dict[str, Any]) -> str:
     )
 
 
+def without(known: dict[str, Any], lacking: list[str]) -> dict[str, Any]:
+    return {name: value for name, value in known.items() if name not in lacking}
+
+
 def test_all_that_is_known_is_shown(codebook: Generation, quality: dict[str, Any]) -> None:
-    whole = page(codebook, quality)
+    whole = page(codebook, quality, TRAINED)
     assert [part for part, words in SAYS.items() if words not in whole] == []
 
 
@@ -92,9 +99,9 @@ def test_all_that_is_known_is_shown(codebook: Generation, quality: dict[str, Any
 def test_what_an_older_version_did_not_write_is_left_out(
     codebook: Generation, quality: dict[str, Any], draft: Draft, lacking: list[str]
 ) -> None:
-    metrics = {name: value for name, value in codebook.manifest.metrics.items() if name not in lacking}
+    metrics = without(codebook.manifest.metrics, lacking)
     checksums = {} if "picture" in lacking else codebook.manifest.checksums
     old = Generation(draft.uri, draft.attempt, draft.identity, Manifest(metrics=metrics, checksums=checksums))
-    shown = page(old, {name: value for name, value in quality.items() if name not in lacking})
+    shown = page(old, without(quality, lacking), without(TRAINED, lacking))
     assert [part for part, words in SAYS.items() if words not in shown] == lacking
     assert "items, one code each" in shown
