@@ -4,6 +4,12 @@ python -m benchmarks.tokenizer [--data DIR] [--scale-items N] [--quick]
 
 DIR: see docs/data_format.md; without it, the sample's MovieLens. Neighbour preservation counts on a fifth of the users,
 whom the encoder never saw. The scale part quantises synthetic vectors, beside faiss's own residual quantizer.
+
+Figures, of the row "aligned" where nothing else is said: collisions (all rows; items that share a code after the
+repair), codes_used_share (of the level that uses fewest), perplexity_share (over codes a level), neighbours_vs_text
+(u,v; aligned over text only), append_share (row "both"; new items' neighbours by appended codes over those by a full
+training; _first: same u), codes_moved (published codes that an append touched), same_codes_permuted (items in another
+order).
 """
 
 from __future__ import annotations
@@ -259,6 +265,10 @@ def show(found: dict[str, dict[str, Any]]) -> None:
     table = Table(
         title="Neighbour preservation over chance, on held-out users; error, codes used and perplexity",
         title_justify="left",
+        caption="u; u,v: of an item's ten nearest by co-occurrence, the share with the same first (two) codes, over "
+        "chance. repair adds: squared error over variance. collide: items that shared a code before the repair. used, "
+        "perplexity: of each level. s: seconds",
+        caption_justify="left",
     )
     for name in ("codes from", "u", "u,v", "error / variance", "repair adds", "collide", "used", "perplexity", "s"):
         table.add_column(name, justify="left" if name == "codes from" else "right")

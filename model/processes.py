@@ -39,6 +39,10 @@ class Processes:
                 fully_shard(block)
         return model
 
+    def means(self, *values: float) -> list[float]:
+        """Each value's mean over the processes: what they decide by it, they decide alike."""
+        return [total / self.world_size for total in self.sums(*values)]
+
     def sums(self, *values: float) -> list[float]:
         """Each value's sum over the processes."""
         totals = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -52,7 +56,10 @@ ALONE = Processes(0, 1, torch.device("cuda" if torch.cuda.is_available() else "c
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """Join the other processes, by NCCL where there are GPUs and by Gloo elsewhere; leave them at the end."""
+    """Join the other processes, by NCCL where there are GPUs and by Gloo elsewhere; leave them at the end.
+
+    Wrap models in a function called inside: one that outlives the group can wait for ever when it is freed.
+    """
     gpu = torch.cuda.is_available()
     if not dist.is_torchelastic_launched():
         yield ALONE
@@ -66,5 +73,5 @@ def joined() -> Iterator[Processes]:
             torch.cuda.set_device(device)
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
     finally:
-        gc.collect()  # a wrapped model that outlives its group can wait for ever when it is freed
+        gc.collect()
         dist.destroy_process_group()

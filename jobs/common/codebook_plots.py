@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from jobs.common.pages import png
 from model.data.files import load_tensors
+from model.tokenizer.portrait import EXAMPLES
 
 SHOWN_ITEMS = 20_000
-SHOWN_CODES = 9
 
 
 def plot_usage(health: dict[str, Any]) -> str:
@@ -33,11 +33,11 @@ def plot_usage(health: dict[str, Any]) -> str:
 
 
 def plot_picture(uri: str) -> str:
-    """The items on their inputs' two leading axes, the largest first codes in colours of their own."""
+    """The items on their inputs' two leading axes, the first codes of most items in colours of their own."""
     tensors = load_tensors(uri)
     step = max(1, len(tensors["first"]) // SHOWN_ITEMS)
     place_N2, first_N = tensors["place"][::step], tensors["first"][::step]
-    largest = np.argsort(-np.bincount(tensors["first"]), kind="stable")[:SHOWN_CODES]
+    largest = np.argsort(-np.bincount(tensors["first"]), kind="stable")[:EXAMPLES]
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     rest_N = ~np.isin(first_N, largest)

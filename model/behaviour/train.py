@@ -39,34 +39,38 @@ def train_behaviour(request: dict[str, Any]) -> dict[str, Any]:
 
     Raises ValueError when the sequences do not fit the settings or the items, hold no target, or the loss is no number.
     """
+    with joined() as processes:
+        return _train_behaviour(request, processes)
+
+
+def _train_behaviour(request: dict[str, Any], processes: Processes) -> dict[str, Any]:
     config = model_config(request["config"])
     training_set, output = request["inputs"]["training_set"], request["output"]
     items = read_items(f"{training_set}/items", ["item_id"])
     sequences = f"{training_set}/sequences"
     count_N = count_targets(sequences, items.num_rows, config)
-    with joined() as processes:
-        torch.manual_seed(config.behaviour.seed)
-        model: SasRec | Dccf
-        if config.behaviour.kind == "sasrec":
-            model = SasRec(items.num_rows, config.window_items, config.behaviour)
-        else:
-            model = Dccf.of_training_set(sequences, items.num_rows, config.behaviour)
-        losses = _train(model, sequences, config, processes)
-        metrics = {
-            "loss": losses[-1],
-            "loss_by_epoch": losses,
-            "items": items.num_rows,
-            "items_with_behaviour": int((count_N > 0).sum()),
-            "targets": int(count_N.sum()),
-        }
-        if processes.first:
-            index_N = np.arange(items.num_rows, dtype=np.int32)
-            weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-            vectors = {"vectors": model.item_vectors().cpu().numpy(), "count": count_N}
-            save_table(f"{output}/items.parquet", items.add_column(0, "item_index", [index_N]))
-            save_tensors(f"{output}/vectors.safetensors", vectors)
-            save_tensors(f"{output}/model.safetensors", weights)
-            save_json(f"{output}/metrics.json", metrics)
+    torch.manual_seed(config.behaviour.seed)
+    model: SasRec | Dccf
+    if config.behaviour.kind == "sasrec":
+        model = SasRec(items.num_rows, config.window_items, config.behaviour)
+    else:
+        model = Dccf.of_training_set(sequences, items.num_rows, config.behaviour)
+    losses = _train(model, sequences, config, processes)
+    metrics = {
+        "loss": losses[-1],
+        "loss_by_epoch": losses,
+        "items": items.num_rows,
+        "items_with_behaviour": int((count_N > 0).sum()),
+        "targets": int(count_N.sum()),
+    }
+    if processes.first:
+        index_N = np.arange(items.num_rows, dtype=np.int32)
+        weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+        vectors = {"vectors": model.item_vectors().cpu().numpy(), "count": count_N}
+        save_table(f"{output}/items.parquet", items.add_column(0, "item_index", [index_N]))
+        save_tensors(f"{output}/vectors.safetensors", vectors)
+        save_tensors(f"{output}/model.safetensors", weights)
+        save_json(f"{output}/metrics.json", metrics)
     return metrics
 
 

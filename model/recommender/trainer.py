@@ -167,7 +167,7 @@ class Trainer:
         position.tokens.append(tokens_Y.tolist())
         position.epoch, position.micro, position.sums = position.epoch + 1, 0, []
         if self.validation.cases and self.recipe.patience:
-            ndcg, error = self.validation.score(self.loss)
+            ndcg, error = self.processes.means(*self.validation.score(self.loss))
             position.ndcg.append(ndcg)
             # A later epoch has learned more: among scores that so few cases cannot tell apart it is the better bet.
             if ndcg >= position.ndcg[position.best] - error:
@@ -181,12 +181,10 @@ class Trainer:
 
     def _metrics(self) -> dict[str, Any]:
         tokens_Y = np.sum(self.position.tokens, axis=0)
-        sizes, learns = zip(
-            *((each.numel(), each.requires_grad) for each in self.subject.model.parameters()), strict=True
-        )
+        parameters = list(self.subject.model.parameters())
         return {
-            "parameters": sum(sizes),
-            "trained_parameters": sum(size for size, does in zip(sizes, learns, strict=True) if does),
+            "parameters": sum(each.numel() for each in parameters),
+            "trained_parameters": sum(each.numel() for each in parameters if each.requires_grad),
             "steps": self.position.step,
             "loss": {name: [epoch[i] for epoch in self.position.loss] for i, name in enumerate(self.names)},
             "token_share": dict(zip(self.names, (tokens_Y / tokens_Y.sum()).tolist(), strict=True)),
