@@ -65,7 +65,7 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
             return
         log.info("embedding %d item texts with %s", count, settings.model.text_encoder.name)
         draft = vectors_store(settings).begin()
-        spread = missing.repartition(settings.spark.inference_partitions, "text_hash")
+        spread = missing.repartition(settings.inference.partitions, "text_hash")
         rows, checksum = write_rows(embed(spread, settings.model.text_encoder), draft, "rows", "text_hash")
         draft.commit(
             Manifest(

@@ -64,7 +64,7 @@ def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFi
             max_users=settings.promotion.max_test_users,
             max_targets_per_user=settings.promotion.max_targets_per_user,
         )
-        spread = cases.repartition(settings.spark.inference_partitions, "key").sortWithinPartitions("key").persist()
+        spread = cases.repartition(settings.inference.partitions, "key").sortWithinPartitions("key").persist()
         if spread.isEmpty():
             raise ValueError(
                 f"No user has a target event in the {settings.promotion.holdout_days} days before "
@@ -135,21 +135,16 @@ def _tasks(
 
 
 def _rank_cases(cases: DataFrame, method: str, task: RankingTask) -> DataFrame:
-    targets = cases.select("key", "user_id", "target")
     place = F.array_position("item_ids", F.col("target")).cast("int") - 1
-    return (
-        rank(cases, task)
-        .join(targets, "key")
-        .select(
-            F.lit(method).alias("method"),
-            "masked",
-            "key",
-            "user_id",
-            "target",
-            place.alias("rank"),
-            "item_ids",
-            "scores",
-        )
+    return rank(cases, task, carried=["user_id", "target"]).select(
+        F.lit(method).alias("method"),
+        "masked",
+        "key",
+        "user_id",
+        "target",
+        place.alias("rank"),
+        "item_ids",
+        "scores",
     )
 
 

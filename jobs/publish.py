@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -62,7 +63,7 @@ def publish(spark: SparkSession, settings: Settings, ledger: Ledger, lease: Leas
     catalogue = current_catalogue(spark, settings, day).select("item_id", "available").persist()
     codes = codes_of(spark, settings, codebook).persist()
     popular = _popular(spark, settings, day, catalogue, codes)
-    users = _gate(ledger, settings, lists, catalogue, codes, popular)
+    figures = _gate(spark, ledger, settings, lists, catalogue, codes, popular)
     retracted = retracted_items(spark, newest_publication(ledger))
     # The catalogue says so itself by now: the gate keeps such items out of lists.
     gone = {row[0] for row in catalogue.where(F.col("item_id").isin(retracted) & ~F.col("available")).collect()}
@@ -79,7 +80,8 @@ def publish(spark: SparkSession, settings: Settings, ledger: Ledger, lease: Leas
         catalogue_state=state,
         manifest=Manifest(
             key={"kind": "publish", "ds": day.isoformat()},
-            counts={"users_with_list": users},
+            counts={"users_with_list": figures.pop("users")},
+            metrics=figures,
             settings={"publishing": settings.publishing.model_dump()},
             parents={
                 "recommendations": source.identity,
@@ -112,31 +114,50 @@ def _popular(
 
 
 def _gate(
+    spark: SparkSession,
     ledger: Ledger,
     settings: Settings,
     lists: DataFrame,
     catalogue: DataFrame,
     codes: DataFrame,
     popular: list[tuple[str, str, float]],
-) -> int:
-    """The number of users with a list, if all is well. ValueError with every reason otherwise."""
+) -> dict[str, Any]:
+    """`list_figures` of the lists, if all is well. ValueError with every reason otherwise."""
+    bounds, k = settings.publishing, settings.model.decoding.top_k
     reasons = [
         f"{row.rows} {row.reason}" + (f", e.g. item {row.example}" if row.example else "")
         for row in transforms.defects(lists, catalogue, codes).collect()
     ]
-    users = lists.where(F.size("item_ids") > 0).count()
     last = last_lists(ledger)
-    before = ledger.publications.get(last.number).manifest.counts["users_with_list"] if last else 0
-    if users == 0 or users < settings.publishing.min_users_share * before:
+    publication = ledger.publications.get(last.number) if last else None
+    before = publication.manifest.counts["users_with_list"] if publication else 0
+    old = transforms.published_lists(spark.read.parquet(publication.path("users"))) if publication else lists.limit(0)
+    top = [item_id for item_id, _, _ in popular[:k]]
+    row = transforms.list_figures(lists, old, top, k).first()
+    assert row is not None
+    figures: dict[str, Any] = row.asDict()
+    if row.users == 0 or row.users < bounds.min_users_share * before:
         reasons.append(
-            f"{users} users with a list, {before} in the last publish "
-            f"(publishing.min_users_share = {settings.publishing.min_users_share})"
+            f"{row.users} users with a list, {before} in the last publish "
+            f"(publishing.min_users_share = {bounds.min_users_share})"
+        )
+    elif row.full < bounds.min_full_share:
+        reasons.append(f"only {row.full:.1%} of them full (publishing.min_full_share = {bounds.min_full_share})")
+    if row.popular is not None and row.popular > bounds.max_popular_share:
+        reasons.append(
+            f"{row.popular:.1%} of all entries are the {k} most popular items "
+            f"(publishing.max_popular_share = {bounds.max_popular_share})"
+        )
+    if row.overlap is not None and row.overlap < bounds.min_list_overlap:
+        reasons.append(
+            f"lists have {row.overlap:.1%} in common with those of the last publish "
+            f"(publishing.min_list_overlap = {bounds.min_list_overlap})"
         )
     if not popular:
         reasons.append("no item for the popularity list: no weighed event of an available item that has a code")
     if reasons:
         raise ValueError("\n  ".join(["The gate is shut, nothing was published:", *reasons]))
-    return users
+    return figures
 
 
 if __name__ == "__main__":

@@ -1,16 +1,22 @@
 """Rank the catalogue for every active user with the live model, spread over the executors.
 
-Reads   model/all (the live one), its codebook and additions, user_history, events, item_text up to the day
-Writes  recommendations: the day's lists; a user for whom the model found nothing is flagged `fallback`
+While the model stays the same, only users whose history changed are ranked, those whose list holds an item that is not
+available any more, and everyone every inference.full_every_days; the others keep their list.
+
+Reads   model/all (the live one), its codebook and additions, user_history, events, item_text up to the day; the lists
+        of the day before
+Writes  recommendations: the day's lists, of every active user; a user without one is flagged `fallback`
 
     python -m jobs.recommend --ds 2016-10-16
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
+from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.common.artefacts import live_model, store
@@ -18,26 +24,31 @@ from jobs.common.code_version import code_version
 from jobs.common.contracts import daily_table
 from jobs.common.publishing import codes_of
 from jobs.common.rankers import model_task
-from jobs.common.settings import load_settings
-from jobs.common.spark import open_spark
+from jobs.common.settings import Settings, load_settings
+from jobs.common.spark import inference_profile, open_spark, watched
 from jobs.common.step import Day, SettingsFile, interval_end, run
-from jobs.common.tables import write_rows
+from jobs.common.tables import DailyTable, write_rows
 from jobs.transforms.audience import audience
 from jobs.transforms.ranking import rank
+from jobs.transforms.reuse import reusable, with_input_hash
 from jobs.transforms.snapshot import newest_per_key
-from model.generation import Manifest
+from model.generation import Generation, Manifest
 
 log = logging.getLogger("recommend")
 
 
 def main(ds: Day, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
-    day = ds.date()
     model = live_model(settings)
-    tables = {name: daily_table(settings, name) for name in ("user_history", "events", "item_text")}
-    with open_spark(settings, "recommend") as spark:
-        rows = {name: table.read(spark, None, day) for name, table in tables.items()}
-        users = audience(
+    with open_spark(settings, "recommend") as spark, watched(spark, "recommend"):
+        recommend(spark, settings, model, ds.date())
+
+
+def recommend(spark: SparkSession, settings: Settings, model: Generation, day: dt.date) -> Generation:
+    sources = {name: daily_table(settings, name) for name in ("user_history", "events", "item_text")}
+    rows = {name: source.read(spark, None, day) for name, source in sources.items()}
+    users = with_input_hash(
+        audience(
             rows["user_history"],
             rows["events"],
             interval_end=interval_end(day),
@@ -45,32 +56,69 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
             history_items=settings.model.history_items,
             masking_types=[name for name, kind in settings.event_types.items() if kind.masks_seen],
         )
-        # Item-sized, and read by every worker: a file beside the lists, not a broadcast in the closure.
-        draft = store(settings, "unavailable_items").begin()
-        codes = codes_of(spark, settings, model.manifest.parents["codebook"])
-        unavailable = unavailable_items(codes, rows["item_text"])
-        count, checksum = write_rows(unavailable, draft, "rows", "item_id")
-        parents = tables["item_text"].parents(None, day)
-        manifest = Manifest({"ds": day.isoformat()}, {"rows": count}, parents=parents, checksums={"rows": checksum})
-        task = model_task(settings, model, unavailable_file=draft.commit(manifest).path("rows"))
-        spread = users.withColumnRenamed("user_id", "key").repartition(settings.spark.inference_partitions, "key")
-        lists = _lists(rank(spread.sortWithinPartitions("key"), task), day.isoformat())
-        generation = daily_table(settings, "recommendations").write(
-            lists,
-            day,
-            day,
-            Manifest(
-                settings={"method": settings.method, "decoding": settings.model_json()["decoding"]},
-                parents={
-                    "model": model.identity,
-                    "codebook": model.manifest.parents["codebook"],
-                    **{role: parent for table in tables.values() for role, parent in table.parents(None, day).items()},
-                },
-                code_version=code_version(),
-            ),
-            "user_id",
-        )
-    log.info("%d users have lists of %s", generation.manifest.counts["rows"], model.identity)
+    ).persist()
+    unavailable_file = _write_unavailable(spark, settings, model, rows["item_text"], day)
+    table, made_by = daily_table(settings, "recommendations"), _made_by(settings, model)
+    earlier = _earlier(table, day, made_by)
+    kept = reusable(
+        users,
+        table.read(spark, earlier, earlier) if earlier else spark.createDataFrame([], table.schema),
+        spark.read.parquet(unavailable_file),
+        not_before=day - dt.timedelta(days=settings.inference.full_every_days - 1),
+    ).persist()
+    changed = users.join(kept, "user_id", "left_anti").withColumnRenamed("user_id", "key")
+    spread = changed.repartition(settings.inference.partitions, "key").sortWithinPartitions("key")
+    task = model_task(settings, model, unavailable_file=unavailable_file)
+    ranked = rank(spread, task, carried=["input_hash"], profile=inference_profile(spark, settings))
+    today = F.lit(day)
+    parents = {role: parent for source in sources.values() for role, parent in source.parents(None, day).items()}
+    generation = table.write(
+        _lists(ranked).withColumn("made_ds", today).unionByName(kept.drop("ds")).withColumn("ds", today),
+        day,
+        day,
+        Manifest(
+            counts={"used again": kept.count()},
+            settings=made_by["settings"] | {"used_again": earlier and earlier.isoformat()},
+            parents=made_by["parents"] | parents,
+            code_version=code_version(),
+        ),
+        "user_id",
+    )
+    for row in table.read(spark, day, day).where("problem is not null").groupBy("problem").count().collect():
+        log.warning("%d users: %s", row["count"], row.problem)
+    counts = generation.manifest.counts
+    log.info("%d users have lists of %s, %d the same as before", counts["rows"], model.identity, counts["used again"])
+    return generation
+
+
+def _made_by(settings: Settings, model: Generation) -> dict[str, dict[str, Any]]:
+    """What all lists of a run have in common; a list of another run is as good where this is equal."""
+    return {
+        "settings": {"method": settings.method, "decoding": settings.model_json()["decoding"]},
+        "parents": {"model": model.identity, "codebook": model.manifest.parents["codebook"]},
+    }
+
+
+def _earlier(table: DailyTable, day: dt.date, made_by: dict[str, dict[str, Any]]) -> dt.date | None:
+    """The newest day before with lists, if they were made by the same."""
+    owners = table.owners(None, day - dt.timedelta(days=1))
+    if not owners:
+        return None
+    generation, _, newest = owners[-1]
+    said = {"settings": generation.manifest.settings, "parents": generation.manifest.parents}
+    return newest if all(made_by[part].items() <= said[part].items() for part in made_by) else None
+
+
+def _write_unavailable(
+    spark: SparkSession, settings: Settings, model: Generation, item_text: DataFrame, day: dt.date
+) -> str:
+    """Item-sized, and read by every worker: a file beside the lists, not a broadcast in the closure."""
+    draft = store(settings, "unavailable_items").begin()
+    codes = codes_of(spark, settings, model.manifest.parents["codebook"])
+    count, checksum = write_rows(unavailable_items(codes, item_text), draft, "rows", "item_id")
+    parents = daily_table(settings, "item_text").parents(None, day)
+    manifest = Manifest({"ds": day.isoformat()}, {"rows": count}, parents=parents, checksums={"rows": checksum})
+    return draft.commit(manifest).path("rows")
 
 
 def unavailable_items(coded: DataFrame, item_text: DataFrame) -> DataFrame:
@@ -82,16 +130,10 @@ def unavailable_items(coded: DataFrame, item_text: DataFrame) -> DataFrame:
     return coded.select("item_id").join(available, "item_id", "left_anti")
 
 
-def _lists(ranked: DataFrame, day: str) -> DataFrame:
+def _lists(ranked: DataFrame) -> DataFrame:
     source = F.when(F.size("item_ids") > 0, "model").otherwise("fallback")
-    return ranked.select(
-        F.col("key").alias("user_id"),
-        "item_codes",
-        "item_ids",
-        "scores",
-        source.alias("source"),
-        F.lit(day).cast("date").alias("ds"),
-    )
+    columns = ("item_codes", "item_ids", "scores", "problem", "input_hash")
+    return ranked.select(F.col("key").alias("user_id"), *columns, source.alias("source"))
 
 
 if __name__ == "__main__":

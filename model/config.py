@@ -201,8 +201,9 @@ class DecodingConfig:
     __pydantic_config__: ClassVar = STRICT
     beam_width: int = 20
     top_k: int = 20
-    batch_size: int = 32
-    """Users decoded together on one worker."""
+    batch_tokens: int = 8192
+    """Tokens of prompts (padded) and beams that are decoded together on a worker: as many users as fit, at least one,
+    those with prompts of similar lengths side by side. More needs more memory."""
 
 
 @dataclass(frozen=True)

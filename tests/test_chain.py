@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import random
 import shutil
@@ -56,6 +57,24 @@ def test_report_is_one_page(shop: Shop) -> None:
     assert all(f"<td>{segment['segment']}<td" in page for segment in segments)
     assert "First code" in page
     assert 'src="http' not in page
+
+
+def _lists(shop: Shop, spark: SparkSession) -> dict[str, tuple[dt.date, list[str]]]:
+    rows = daily_table(shop.settings, "recommendations").read(spark, LAST.date(), LAST.date()).collect()
+    return {row.user_id: (row.made_ds, row.item_ids) for row in rows}
+
+
+def test_only_changed_users_are_ranked_again(shop: Shop, spark: SparkSession) -> None:
+    everyone = _lists(shop, spark)
+    events = daily_table(shop.settings, "events").read(spark, LAST.date(), LAST.date()).collect()
+    changed = {event.user_id for event in events}
+    before = LAST - dt.timedelta(days=1)
+    for day in (before, LAST):
+        Step("recommend", "recommendations", {"ds": day}).run(shop.settings_file)
+    manifest = shop.newest("recommendations").manifest
+    assert 0 < manifest.counts["used again"] == len(everyone) - len(changed) < len(everyone)
+    made = {user: LAST if user in changed else before for user in everyone}
+    assert _lists(shop, spark) == {user: (made[user].date(), items) for user, (_, items) in everyone.items()}
 
 
 def _files(shop: Shop) -> set[Path]:

@@ -129,7 +129,10 @@ RECOMMENDATIONS = StructType(
         _column("item_ids", _list(StringType()), "their items, parallel to item_codes"),
         _column("scores", _list(FloatType()), "the ranker's scores, parallel to item_codes"),
         _column("source", StringType(), "model | fallback"),
-        _column("ds", DateType(), "the day that the list was made for"),
+        _column("problem", StringType(), "why the list is not what it should be; null for all is well", nullable=True),
+        _column("input_hash", LongType(), "xxhash64 of the history and the seen items that it was made from"),
+        _column("made_ds", DateType(), "the day on which the model made it: before ds for a list that is used again"),
+        _column("ds", DateType(), "the day that the list is for"),
     ]
 )
 

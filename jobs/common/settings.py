@@ -82,8 +82,6 @@ class Spark(Strict):
     """Empty: what spark-submit was given, or local[*] by hand."""
     shuffle_partitions: int = Field(4, ge=1)
     driver_memory: str = "2g"
-    inference_partitions: int = Field(2, ge=1)
-    """Partitions of the users in `recommend`: each is one worker's share, and loads the model once."""
 
 
 class Training(Strict):
@@ -95,6 +93,18 @@ class Training(Strict):
     use_gpu: bool = False
     mlflow_tracking_uri: str = ""
     """Where to log each fine-tuning; needs mlflow or mlflow-skinny. Empty: nowhere."""
+
+
+class Inference(Strict):
+    """How `recommend`, `evaluate` and `embed_item_text` run models on the executors."""
+
+    partitions: int = Field(2, ge=1)
+    """Of the users, or texts: each is one worker's share, and loads the model once."""
+    gpus_per_task: float = Field(0, ge=0)
+    """Of a GPU, what one such worker takes; its stage alone asks the cluster for GPUs. 0: on the CPU."""
+    full_every_days: int = Field(7, ge=1)
+    """While the model stays the same, a user's list is used again as long as history and seen items are unchanged,
+    but no longer than so many days. 1: everyone is ranked every day."""
 
 
 class Promotion(Strict):
@@ -119,6 +129,12 @@ class Publishing(Strict):
     """Window of the popularity list."""
     min_users_share: float = Field(0.5, ge=0, le=1)
     """Gate: the least number of users with a list, as a share of the last publish's."""
+    min_full_share: float = Field(0.9, ge=0, le=1)
+    """Gate: the least share of the users with a list who have all decoding.top_k items."""
+    min_list_overlap: float = Field(0.05, ge=0, le=1)
+    """Gate: the least share of a list's items, on average, that stood in the user's list of the last publish, too."""
+    max_popular_share: float = Field(0.8, ge=0, le=1)
+    """Gate: the most that the decoding.top_k most popular items may make up of all lists."""
     lease_seconds: float = Field(600, gt=0)
     """A publisher that was silent for so long is taken for dead."""
 
@@ -150,6 +166,7 @@ class Settings(BaseSettings):
     spark: Spark = Spark()
     histories: Histories = Histories()
     training: Training = Training()
+    inference: Inference = Inference()
     promotion: Promotion = Promotion()
     publishing: Publishing = Publishing()
     method: Literal["semantic_convergence"] = "semantic_convergence"

@@ -104,6 +104,24 @@ def _count(rows: DataFrame, conditions: Mapping[str, Column], example: Column) -
     return rows.agg(F.array(*found).alias("found")).select(F.explode("found").alias("defect")).select("defect.*")
 
 
+def list_figures(lists: DataFrame, before: DataFrame, popular: Sequence[str], k: int) -> DataFrame:
+    """One row of what the lists are like, besides being valid; those without an item are left out.
+
+    users: how many there are; full: the share with at least `k` items; popular: the share of all entries that are items
+    of `popular`; overlap: the mean share of a list's items that stood in its user's list in `before`, null without any.
+    """
+    own = lists.where(F.size("item_ids") > 0).select("user_id", "item_ids")
+    both = own.join(before.select("user_id", F.col("item_ids").alias("old")), "user_id", "left")
+    size = F.size("item_ids")
+    known = F.array(*(F.lit(item) for item in popular)).cast("array<string>")
+    return both.agg(
+        F.count(F.lit(1)).alias("users"),
+        F.avg((size >= k).cast("double")).alias("full"),
+        (F.sum(F.size(F.array_intersect("item_ids", known))) / F.sum(size)).alias("popular"),
+        F.avg(F.size(F.array_intersect("item_ids", "old")) / size).alias("overlap"),
+    )
+
+
 def with_tombstones(lists: DataFrame, online_users: DataFrame) -> DataFrame:
     """The rows, and an empty list for every user (user_id) who is online with a list and has no row here."""
     vanished = online_users.join(lists, "user_id", "left_anti")

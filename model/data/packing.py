@@ -1,10 +1,13 @@
-"""Sequence packing: examples of any length side by side in rows of one length, so that hardly a token is padding.
+"""Rows of different lengths in rectangles, so that hardly anything is padding.
 
-Shapes: E examples, F tokens of all examples, R rows, P positions of a row.
+Sequence packing, for training: examples side by side in rows of one length. Batches of similar length, for inference.
+
+Shapes: E examples, F tokens of all examples, R rows, P positions of a row, B users.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,3 +54,16 @@ def pack(length_E: Ints, row_tokens: int) -> Layout:
     position_RP.flat[place_F] = within_F
     block_RP.flat[place_F] = np.repeat(np.arange(1, len(length_E) + 1), length_E)
     return Layout(place_F, position_RP, block_RP)
+
+
+def batches_of_similar_length(length_B: Ints, extra: int, most: int) -> Iterator[Ints]:
+    """Places of the rows, longest first, in batches of at most `most` cells, or of one row.
+
+    A row has as many cells as its batch's longest is long, and `extra` ones.
+    """
+    order_B = np.argsort(-length_B, kind="stable")
+    start = 0
+    while start < len(order_B):
+        size = max(1, most // max(1, int(length_B[order_B[start]]) + extra))
+        yield order_B[start : start + size]
+        start += size

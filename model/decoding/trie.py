@@ -3,10 +3,10 @@
 Nodes of a depth are the distinct prefixes of that length, numbered in lexicographic order. So the children of a node
 are neighbours (CSR: one offset a node), and the items below a node are one range of the leaves. That range makes masks
 cheap: how many items a user may still get below a node is a difference of two prefix counts, minus the user's seen
-items in the range, found by binary search. A node with none left is closed. Nothing here costs O(N) per user.
+items in the range, found by binary search. A node with none left is closed. Only the counts cost O(N), once a day.
 
 The first depths are dense by nature (each node has up to K children in code order); no separate dense form is needed,
-because a beam reads its children by offset either way.
+because a beam reads its children by offset either way. Tables are int32: 1e8 items need about 2.5 GB.
 
 Shapes: B users, W nodes a user, C children looked at (the most that a node of the depth has), N items, S seen items.
 """
@@ -55,9 +55,10 @@ class Trie:
             raise ValueError(
                 f"Items {one} and {other} share the code {code}: the codebook is not a bijection. Rebuild it."
             )
-        self.levels, self.items = levels, items
-        self.item_N = torch.as_tensor(item_N, device=device)
-        self.leaf_N = torch.empty_like(self.item_N).scatter_(0, self.item_N, torch.arange(items, device=device))
+        self.levels, self.items, self.device = levels, items, torch.device(device)
+        self.item_N = self._table(item_N)
+        self.leaf_N = torch.empty_like(self.item_N)
+        self.leaf_N[self.item_N] = torch.arange(items, dtype=torch.int32, device=device)
         self.depths: list[Depth] = []
         parents_first_leaf = np.array([0])
         for depth in range(levels):
@@ -65,37 +66,49 @@ class Trie:
             first_child = np.append(np.searchsorted(first_leaf, parents_first_leaf), len(first_leaf))
             self.depths.append(
                 Depth(
-                    first_child=torch.as_tensor(first_child, device=device),
-                    code=torch.as_tensor(sorted_NL[first_leaf, depth], device=device),
-                    first_leaf=torch.as_tensor(np.append(first_leaf, items), device=device),
+                    first_child=self._table(first_child),
+                    code=self._table(sorted_NL[first_leaf, depth]),
+                    first_leaf=self._table(np.append(first_leaf, items)),
                     most_children=int(np.diff(first_child).max()),
                 )
             )
             parents_first_leaf = first_leaf
 
+    def _table(self, values: Ints) -> Tensor:
+        return torch.as_tensor(values.astype(np.int32), device=self.device)
+
+
+class Available:
+    """The items that lists may hold today, counted along the leaves: O(N), once for all users."""
+
+    def __init__(self, trie: Trie, available_N: Tensor) -> None:
+        """`available_N` bool."""
+        self.trie, self.leaf_N = trie, available_N[trie.item_N]
+        self.before = torch.nn.functional.pad(self.leaf_N.cumsum(0, dtype=torch.int32), (1, 0))
+        """How many there are before each leaf, and in all [N+1]."""
+
 
 class Allowed:
     """The items that each user of a batch may get: available ones that the user has not seen."""
 
-    def __init__(self, trie: Trie, seen_BS: Tensor, available_N: Tensor) -> None:
-        """`seen_BS` int64 item indices padded with -1, repeats allowed; `available_N` bool."""
-        self._trie = trie
-        available_leaf_N = available_N[trie.item_N]
-        self._before = torch.nn.functional.pad(available_leaf_N.cumsum(0), (1, 0))
+    def __init__(self, available: Available, seen_BS: Tensor) -> None:
+        """`seen_BS` int64 item indices padded with -1, repeats allowed."""
+        self._trie, self._before = available.trie, available.before
+        items = self._trie.items
         # Seen leaves in order, each once; what does not count (padding, repeats, unavailable) goes behind the last.
-        leaf_BS = torch.where(seen_BS < 0, trie.items, trie.leaf_N[seen_BS.clamp(min=0)]).sort(dim=1).values
-        void_BS = leaf_BS == trie.items
-        void_BS |= ~available_leaf_N[leaf_BS.clamp(max=trie.items - 1)]
+        leaf_BS = torch.where(seen_BS < 0, items, self._trie.leaf_N[seen_BS.clamp(min=0)]).sort(dim=1).values
+        void_BS = leaf_BS == items
+        void_BS |= ~available.leaf_N[leaf_BS.clamp(max=items - 1)]
         void_BS[:, 1:] |= leaf_BS[:, 1:] == leaf_BS[:, :-1]
-        self._seen_BS = leaf_BS.masked_fill(void_BS, trie.items).sort(dim=1).values
+        self._seen_BS = leaf_BS.masked_fill(void_BS, items).sort(dim=1).values
 
     def children(self, depth: int, parent_BW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Nodes one step below the parents, their codes, and which are open (hold an allowed item): each [B,W,C].
+        """Nodes one step below the parents, their codes, and which are open (hold an allowed item). Each [B,W,C].
 
         Rows of parents with fewer than C children are filled with closed ones.
         """
         table = self._trie.depths[depth]
-        offset_C1 = torch.arange(table.most_children + 1, device=parent_BW.device)
+        offset_C1 = torch.arange(table.most_children + 1, dtype=torch.int32, device=parent_BW.device)
         start_BW, end_BW = table.first_child[parent_BW], table.first_child[parent_BW + 1]
         # Boundaries between neighbours; behind the last child they all fall together, so that those ranges are empty.
         edge_BWC1 = torch.minimum(start_BW[..., None] + offset_C1, end_BW[..., None])
@@ -103,4 +116,4 @@ class Allowed:
         left_BX = self._before[leaf_BX] - torch.searchsorted(self._seen_BS, leaf_BX)
         open_BWC = left_BX.view(edge_BWC1.shape).diff(dim=-1) > 0
         child_BWC = edge_BWC1[..., :-1].clamp(max=len(table.code) - 1)
-        return child_BWC, table.code[child_BWC], open_BWC
+        return child_BWC.long(), table.code[child_BWC].long(), open_BWC

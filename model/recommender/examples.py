@@ -116,9 +116,17 @@ class Examples:
         segments = [segment for part, is_response in parts for segment in self._segments(part, cases, is_response)]
         return _left_aligned(segments)
 
+    @property
+    def shared_prompt(self) -> Ints:
+        """Token ids that all prompts begin with: all of the instruction but its last, which even an empty one needs."""
+        return self._fixed(INSTRUCTION)[:-1]
+
     def prompts(self, history_BT: Ints) -> tuple[Ints, Ints]:
-        """What inference reads: right-padded token rows [B,X] and their lengths [B]. A history may be empty."""
-        rows = _left_aligned([self._text(self._fixed(INSTRUCTION), len(history_BT)), self._codes(history_BT)])
+        """What inference reads behind `shared_prompt`: right-padded token rows [B,X] and their lengths [B], at least 1.
+
+        A history may be empty.
+        """
+        rows = _left_aligned([self._text(self._fixed(INSTRUCTION)[-1:], len(history_BT)), self._codes(history_BT)])
         return rows.ids_BX.clip(min=0), rows.lengths
 
     def pack(self, rows_of_task: Sequence[Sequence[Rows]], row_tokens: int) -> Batch:

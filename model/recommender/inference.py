@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from model.config import ModelConfig, model_config
 from model.data.files import load_json
+from model.data.packing import batches_of_similar_length
 from model.decoding.beam import BeamSearch
-from model.decoding.trie import Trie
+from model.decoding.trie import Available, Trie
 from model.recommender.backbone import PRECOG, load_model
 from model.recommender.examples import Examples
 from model.recommender.methods.base import PAD, Bools, Ints, Ranked, Users
@@ -25,8 +26,10 @@ from model.recommender.vocabulary import CodeVocabulary, read_codes
 class SemanticRanker:
     """A fine-tuned model, the codes of all items, and the search over them."""
 
-    def __init__(self, search: BeamSearch, examples: Examples, codes_NL: Ints, config: ModelConfig) -> None:
-        self._search, self._examples, self._codes_NL, self._config = search, examples, codes_NL, config
+    def __init__(self, search: BeamSearch, trie: Trie, examples: Examples, codes_NL: Ints, config: ModelConfig) -> None:
+        self._search, self._trie, self._examples = search, trie, examples
+        self._codes_NL, self._config = codes_NL, config
+        self._available = self._counted(np.ones(len(codes_NL), bool))
 
     @classmethod
     def load(cls, request: dict[str, Any]) -> SemanticRanker:
@@ -60,25 +63,30 @@ class SemanticRanker:
         """Of a model in memory, on its device, as it is now: make another one when its head has learned more."""
         device = model.device
         tokens_LK, trie = torch.as_tensor(vocabulary.token_ids_LK, device=device), Trie(codes_NL, device)
-        search = BeamSearch(model, tokens_LK, trie, config.finetune.normalisation)
-        return cls(search, examples, codes_NL, config)
+        search = BeamSearch(model, tokens_LK, trie, config.finetune.normalisation, examples.shared_prompt.tolist())
+        return cls(search, trie, examples, codes_NL, config)
 
     def rank(self, users: Users, seen_BS: Ints, available_N: Bools, k: int) -> Ranked:
         """See `Ranker.rank`. The beam is at least k wide."""
         assert users.history_BH.max(initial=PAD) < self._examples.items, "a history names an item without a code"
         history_BT = _newest(users.history_BH, self._config.history_items)
-        decoding, device = self._config.decoding, self._search.device
-        available = torch.as_tensor(available_N, device=device)
+        beam_width, device = max(self._config.decoding.beam_width, k), self._search.device
+        if available_N is not self._available[0]:
+            self._available = self._counted(available_N)
         items_BK = np.full((len(history_BT), k), PAD, np.int64)
         scores_BK = np.full((len(history_BT), k), -np.inf, np.float32)
-        for start in range(0, len(history_BT), decoding.batch_size):
-            part = slice(start, start + decoding.batch_size)
-            prompts = self._examples.prompts(history_BT[part])
-            ids_BP, length_B, seen = (torch.as_tensor(each, device=device) for each in (*prompts, seen_BS[part]))
-            items, scores = self._search(ids_BP, length_B, seen, available, beam_width=max(decoding.beam_width, k), k=k)
-            items_BK[part], scores_BK[part] = items.cpu(), scores.cpu()
+        ids_BX, length_B = self._examples.prompts(history_BT)
+        fed = beam_width * (self._trie.levels - 1)
+        for rows in batches_of_similar_length(length_B, fed, self._config.decoding.batch_tokens):
+            parts = ids_BX[rows, : length_B[rows].max()], length_B[rows], seen_BS[rows]
+            ids, length, seen = (torch.as_tensor(part, device=device) for part in parts)
+            items, scores = self._search(ids, length, seen, self._available[1], beam_width=beam_width, k=k)
+            items_BK[rows], scores_BK[rows] = items.cpu(), scores.cpu()
         codes_BKL = np.where(items_BK[..., None] == PAD, PAD, self._codes_NL[items_BK])
         return Ranked(items_BK, codes_BKL, scores_BK)
+
+    def _counted(self, available_N: Bools) -> tuple[Bools, Available]:
+        return available_N, Available(self._trie, torch.as_tensor(available_N, device=self._search.device))
 
 
 def _newest(history_BH: Ints, items: int) -> Ints:

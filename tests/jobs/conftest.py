@@ -87,6 +87,9 @@ class OnlineLake:
                 "item_ids": list(item_ids),
                 "scores": [-float(place) for place in range(len(item_ids))],
                 "source": "model" if item_ids else "fallback",
+                "problem": None,
+                "input_hash": 0,
+                "made_ds": day,
             }
             rows.append(tuple(row.values()))
         parents = {"model": MODEL, "codebook": CODEBOOK}
@@ -163,13 +166,17 @@ def registered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return store, lake / "feast"
 
 
+OPEN = {"min_full_share": 0, "min_list_overlap": 0, "max_popular_share": 1}
+"""Lists as short and as different as the tests write them pass the gate."""
+
+
 def _settings(lake: Path, store: str) -> Settings:
     return Settings(
         lake_uri=str(lake),
         input={"events_uri": "", "catalogue_uri": ""},
         event_types={"buy": {}, "view": {"weight": 0.1, "target": False, "masks_seen": False}},
         feast={"repo": str(REPO), "config": YAML[store]},
-        publishing={"valid_for_days": 36500, "lease_seconds": 2},
+        publishing={"valid_for_days": 36500, "lease_seconds": 2, **OPEN},
     )
 
 

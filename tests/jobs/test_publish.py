@@ -117,7 +117,7 @@ def test_a_step_killed_while_it_writes_online_can_be_run_again_at_once(shop: Onl
         event_types = {{ buy = {{}} }}
         feast = {{ repo = "{shop.settings.feast.repo}" }}
         spark = {{ master = "local[1]" }}
-        publishing = {{ valid_for_days = 36500, lease_seconds = 600 }}
+        publishing = {{ valid_for_days = 36500, lease_seconds = 600, min_full_share = 0 }}
         """
     )
     shop.write_lists(DAY, {"ann": ["i1"], "bob": ["i2"]})
@@ -146,6 +146,27 @@ def test_a_shut_gate_publishes_nothing_and_tells_every_reason(shop: OnlineLake) 
     assert [record.number for record in shop.ledger.records()] == [1]
     assert len(shop.ledger.publications.complete()) == 1
     assert shop.shown("bob") == (["i2"], "model")
+
+
+@SQLITE
+def test_lists_that_are_valid_but_not_like_lists_do_not_pass(shop: OnlineLake) -> None:
+    bounds = {"min_full_share": 0.5, "min_list_overlap": 0.3, "max_popular_share": 0.6}
+    publishing = shop.settings.publishing.model_copy(update=bounds)
+    decoding = dataclasses.replace(shop.settings.model.decoding, top_k=2)
+    model = dataclasses.replace(shop.settings.model, decoding=decoding)
+    strict = dataclasses.replace(
+        shop, settings=shop.settings.model_copy(update={"publishing": publishing, "model": model})
+    )
+    strict.write_lists(DAY, {"ann": ["i1", "i2"], "bob": ["i2", "i3"]})
+    record = strict.publish(DAY)
+    assert record is not None
+    figures = shop.ledger.publications.get(record.number).manifest.metrics
+    assert figures == {"full": 1.0, "popular": 0.0, "overlap": None}
+    strict.write_lists(NEXT_DAY, {"ann": ["i5", "i4"], "bob": ["i5"], "cyd": ["i4"]})
+    with pytest.raises(ValueError, match=r"33\.3% of them full") as refused:
+        strict.publish(NEXT_DAY)
+    assert "100.0% of all entries are the 2 most popular items" in str(refused.value)
+    assert "0.0% in common with those of the last publish" in str(refused.value)
 
 
 @SQLITE

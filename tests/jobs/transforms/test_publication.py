@@ -20,7 +20,8 @@ GOOD = {"user_id": "ann", "item_codes": ["1-0", "2-0"], "item_ids": ["i1", "i2"]
 
 def lists(spark: SparkSession, *rows: dict[str, Any]) -> DataFrame:
     """Rows like GOOD but for the columns given."""
-    return spark.createDataFrame([(*(GOOD | {"source": "model"} | row).values(), DAY) for row in rows], RECOMMENDATIONS)
+    more = {"source": "model", "problem": None, "input_hash": 0, "made_ds": DAY, "ds": DAY}
+    return spark.createDataFrame([GOOD | more | row for row in rows], RECOMMENDATIONS)
 
 
 @pytest.fixture
@@ -75,6 +76,22 @@ def test_codes_are_joined_in_the_order_of_levels(spark: SparkSession) -> None:
     assert publication.item_codes(items).collect() == [("i1", "1-2-3-9")]
 
 
+def test_what_lists_are_like_is_measured_of_those_with_items(spark: SparkSession) -> None:
+    now = lists(
+        spark,
+        {"item_ids": ["a", "b", "c"]},
+        {"user_id": "bob", "item_ids": ["a", "d"]},
+        {"user_id": "new", "item_ids": ["e", "f", "g"]},
+        {"user_id": "fallback", "item_ids": []},
+    )
+    before = lists(spark, {"item_ids": ["c", "b", "z"]}, {"user_id": "bob", "item_ids": ["y"]})
+    (row,) = publication.list_figures(now, before, ["a", "c", "x"], 3).collect()
+    assert row.users == 3
+    assert (row.full, row.popular, row.overlap) == pytest.approx((2 / 3, 3 / 8, (2 / 3 + 0) / 2))
+    (row,) = publication.list_figures(now, before.limit(0), [], 3).collect()
+    assert (row.popular, row.overlap) == (0, None)
+
+
 def test_users_who_vanished_get_an_empty_list_and_come_back(spark: SparkSession) -> None:
     online = spark.createDataFrame([("ann",), ("bob",)], "user_id string")
     everyone = publication.with_tombstones(lists(spark, {}), online)
@@ -83,7 +100,8 @@ def test_users_who_vanished_get_an_empty_list_and_come_back(spark: SparkSession)
     assert rows["ann"].stored_item_ids == ["i1", "i2"]
     assert (rows["bob"].stored_item_ids, rows["bob"].stored_scores, rows["bob"].stored_source) == ([], [], "fallback")
     assert stored.select("event_timestamp", "stored_valid_until").distinct().count() == 1
-    assert publication.published_lists(stored).collect() == lists(spark, {}).drop("ds").collect()
+    known = publication.published_lists(stored)
+    assert known.collect() == lists(spark, {}).select(known.columns).collect()
 
 
 def test_popularity_weighs_events_of_available_coded_items(

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs.transforms.ranking import ItemIndex, RankingTask, rank
+from jobs.transforms.ranking import ItemIndex, RankingTask, _columns, rank
 from model.evaluation.baselines import POPULARITY
+from model.recommender.methods.base import Ranked
 
 
 @pytest.fixture
@@ -64,6 +66,39 @@ def test_unavailable_items_are_never_listed(users: DataFrame, task: RankingTask,
 def test_lists_do_not_depend_on_the_partitions(users: DataFrame, task: RankingTask) -> None:
     one, three = (sorted(map(str, rank(users.repartition(n), task).collect())) for n in (1, 3))
     assert one == three
+
+
+def test_a_row_that_cannot_be_ranked_as_it_should_be_is_flagged(spark: SparkSession, task: RankingTask) -> None:
+    schema = "key string, history array<string>, seen array<string>, colour string"
+    rows = [
+        ("fine", ["a", None, "gone"], ["e"] * 3000, "red"),
+        ("no history", None, None, "blue"),
+        ("unknown", ["gone", "went"], [], None),
+        ("new", [], [None], None),
+    ]
+    found = {
+        row.key: row for row in rank(spark.createDataFrame(rows, schema), task, ["colour"]).where("masked").collect()
+    }
+    assert {key: row.problem for key, row in found.items()} == {
+        "fine": None,
+        "no history": "the history is null",
+        "unknown": "no item of the history has a code",
+        "new": None,
+    }
+    assert {key: row.item_ids[0] for key, row in found.items()} == dict.fromkeys(found, "e") | {"fine": "c"}
+    assert found["no history"].colour == "blue"
+
+
+def test_scores_that_are_no_numbers_make_no_list() -> None:
+    items_BK = np.array([[2, 1], [0, -1]])
+    scores_BK = np.array([[0.5, np.nan], [0.1, -np.inf]], np.float32)
+    codes_BKL = np.array([[[0, 2], [0, 1]], [[0, 0], [-1, -1]]])
+    columns = _columns(
+        ["a", "b"], True, np.array(["x", "y", "z"], object), Ranked(items_BK, codes_BKL, scores_BK), [None] * 2
+    )
+    assert columns["item_ids"].to_pylist() == [[], ["x"]]
+    assert columns["item_codes"].to_pylist() == [[], ["0-0"]]
+    assert columns["problem"].to_pylist() == ["the scores are no numbers", None]
 
 
 def test_item_index_pads_and_leaves_unknown_ids_out(task: RankingTask) -> None:

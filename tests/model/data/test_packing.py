@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.data.packing import pack
+from model.data.packing import batches_of_similar_length, pack
 
 ROW = 16
 
@@ -55,3 +55,9 @@ def test_no_examples_make_no_rows() -> None:
 def test_an_example_longer_than_a_row_is_refused() -> None:
     with pytest.raises(ValueError, match=r"has 17 tokens, a row 16\. Raise finetune\.row_tokens"):
         pack(np.array([3, ROW + 1]), ROW)
+
+
+def test_batches_fill_the_budget_with_prompts_of_similar_length() -> None:
+    length_B = np.array([3, 9, 1, 9, 4, 40])
+    batches = [rows.tolist() for rows in batches_of_similar_length(length_B, extra=1, most=20)]
+    assert batches == [[5], [1, 3], [4, 0, 2]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from model.config import Normalisation
 from model.decoding.beam import BeamSearch
-from model.decoding.trie import Trie
+from model.decoding.trie import Available, Trie
 from model.recommender.methods.base import Ints
 from tests.model.decoding.conftest import LEVELS, TOKEN_IDS_LK, Prompts, language_model, random_codes, random_prompts
 
@@ -30,11 +31,15 @@ def search(
     normalisation: Normalisation = "level",
     seen_BS: Tensor | None = None,
     available_N: Tensor | None = None,
+    shared: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
-    beam_search = BeamSearch(model, TOKEN_IDS_LK, Trie(codes_NL), normalisation)
+    trie = Trie(codes_NL)
+    beam_search = BeamSearch(model, TOKEN_IDS_LK, trie, normalisation, shared)
     seen_BS = NONE_SEEN.expand(len(prompts.ids_BP), 0) if seen_BS is None else seen_BS
     available_N = torch.ones(len(codes_NL), dtype=torch.bool) if available_N is None else available_N
-    return beam_search(prompts.ids_BP, prompts.length_B, seen_BS, available_N, beam_width=beam_width, k=k)
+    return beam_search(
+        prompts.ids_BP, prompts.length_B, seen_BS, Available(trie, available_N), beam_width=beam_width, k=k
+    )
 
 
 @torch.inference_mode()
@@ -156,6 +161,17 @@ def test_a_users_list_does_not_depend_on_the_other_users() -> None:
         items, score = search(model, codes_NL, alone, k=10, beam_width=12)
         assert items[0].tolist() == together[user].tolist()
         torch.testing.assert_close(score[0], scores[user], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen"])
+def test_what_prompts_share_is_read_once_and_changes_nothing(family: str) -> None:
+    model, codes_NL, prompts = language_model(family), random_codes(150, 8), random_prompts(6, 8)
+    shared = [3, 1, 4]
+    whole = Prompts(torch.cat([torch.tensor(shared).expand(6, -1), prompts.ids_BP], 1), prompts.length_B + 3)
+    items_BK, scores_BK = search(model, codes_NL, prompts, k=10, beam_width=12, shared=shared)
+    expected_BK, expected_scores_BK = search(model, codes_NL, whole, k=10, beam_width=12)
+    assert torch.equal(items_BK, expected_BK)
+    torch.testing.assert_close(scores_BK, expected_scores_BK, atol=1e-5, rtol=0)
 
 
 def test_equal_scores_go_to_the_smaller_item_index() -> None:

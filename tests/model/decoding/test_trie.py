@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.decoding.trie import Allowed, Trie
+from model.decoding.trie import Allowed, Available, Trie
 from tests.model.decoding.conftest import CODES, LEVELS, random_codes
 
 
@@ -37,7 +37,7 @@ def test_open_paths_lead_to_the_allowed_items_and_nothing_else(items: int, seed:
     # Padding anywhere and repeats, as histories have them.
     seen = data.draw(st.lists(st.lists(st.integers(-1, items - 1), min_size=7, max_size=7), min_size=2, max_size=2))
     trie = Trie(codes_NL)
-    reached = walk(trie, Allowed(trie, torch.tensor(seen), torch.tensor(available)), users=2)
+    reached = walk(trie, Allowed(Available(trie, torch.tensor(available)), torch.tensor(seen)), users=2)
     for user in range(2):
         expected = set(np.flatnonzero(available)) - set(seen[user])
         assert set(reached[user]) == expected
@@ -46,7 +46,7 @@ def test_open_paths_lead_to_the_allowed_items_and_nothing_else(items: int, seed:
 
 def test_a_user_who_has_seen_nothing_may_have_no_seen_columns_at_all() -> None:
     trie = Trie(random_codes(9, seed=1))
-    allowed = Allowed(trie, torch.empty(1, 0, dtype=torch.int64), torch.ones(9, dtype=torch.bool))
+    allowed = Allowed(Available(trie, torch.ones(9, dtype=torch.bool)), torch.empty(1, 0, dtype=torch.int64))
     assert len(walk(trie, allowed, users=1)[0]) == 9
 
 
@@ -57,7 +57,7 @@ def test_tables_are_the_same_for_any_order_of_the_items() -> None:
     for a, b in zip(one.depths, other.depths, strict=True):
         assert torch.equal(a.first_child, b.first_child)
         assert torch.equal(a.code, b.code)
-    assert torch.equal(one.item_N, torch.as_tensor(order)[other.item_N])
+    assert torch.equal(one.item_N, torch.as_tensor(order)[other.item_N].int())
 
 
 def test_a_full_tree_has_every_code_under_every_node() -> None:

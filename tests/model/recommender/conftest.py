@@ -27,7 +27,7 @@ CONFIG = ModelConfig(
         hidden_size=32, layers=1, heads=2, intermediate_size=64, text_vocabulary=300, max_positions=64
     ),
     finetune=FinetuneConfig(epochs=1, batch_size=16, learning_rate=1e-2),
-    decoding=DecodingConfig(beam_width=8, top_k=5, batch_size=7),
+    decoding=DecodingConfig(beam_width=8, top_k=5, batch_tokens=300),
     history_items=5,
     window_items=WINDOW,
 )

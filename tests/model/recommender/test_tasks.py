@@ -169,12 +169,14 @@ def test_a_window_labels_the_codes_of_its_targets_and_nothing_else(rows: list[li
 def test_inference_reads_what_training_reads() -> None:
     histories = [[3, 1, 4], [5], []]
     ids_BX, length_B = EXAMPLES.prompts(np.array([[3, 1, 4, -1], [-1, 5, -1, -1], [-1] * 4]))
-    assert length_B.tolist() == [EXAMPLES.window_tokens(len(history)) for history in histories]
+    shared = EXAMPLES.shared_prompt.tolist()
+    assert (length_B + len(shared)).tolist() == [EXAMPLES.window_tokens(len(history)) for history in histories]
     for ids_X, length, history in zip(ids_BX, length_B, histories, strict=True):
+        read = [*shared, *ids_X[:length].tolist()]
         whole = example(TASKS["next_item"].templates[0], case(0, 0, history=(*history, 6)))
         # Of the window [history, 6, 0] all before the first label, the first code of 6.
-        assert whole.ids_RP[0, :length].tolist() == ids_X[:length].tolist()
-        assert whole.label_M.min() == length - 1
+        assert whole.ids_RP[0, : len(read)].tolist() == read
+        assert whole.label_M.min() == len(read) - 1
         assert not ids_X[length:].any()
 
 
