@@ -102,7 +102,7 @@ def compare(model: Any, token_ids_LK: Tensor, codes_NL: np.ndarray, size: Size, 
     prompts_BP = torch.cat([instruction_C.expand(size.users, -1), history_BP], dim=1)
     own_BP = prompts_BP[:, INSTRUCTION_TOKENS - 1 :]
     length_B, seen = torch.full((size.users,), own_BP.shape[1]), torch.empty(size.users, 0, dtype=torch.int64)
-    trie = Trie(codes_NL)
+    trie = Trie(codes_NL, CODES)
     available = Available(trie, torch.ones(size.items, dtype=torch.bool))
     shared = instruction_C[:-1].tolist()
     of_vocabulary, of_level = (
@@ -137,7 +137,7 @@ def masking(catalogues: Sequence[int], users: int, rounds: int) -> list[float]:
     """Median seconds that the masks of all steps cost a batch of users, for catalogues of so many items."""
     days = []
     for items in catalogues:
-        trie = Trie(distinct_codes(items))
+        trie = Trie(distinct_codes(items), CODES)
         days.append(Available(trie, torch.rand(items) < 0.9))
     times: list[list[float]] = [[] for _ in days]
     for number in range(rounds):
@@ -155,11 +155,12 @@ def _mask_seconds(day: Available, users: int) -> float:
     node_BW = torch.zeros(users, 1, dtype=torch.int64)
     for depth in range(LEVELS):
         started = perf_counter()
-        child_BWD, _, open_BWD = allowed.children(depth, node_BW)
+        open_BWK = allowed.open(depth, node_BW)
         seconds += perf_counter() - started
         # Beams wherever they are open, as if the model had no opinion.
-        score_BX = torch.rand(open_BWD.shape).masked_fill(~open_BWD, -1).flatten(1)
-        node_BW = child_BWD.flatten(1).gather(1, score_BX.topk(min(BEAM, score_BX.shape[1]), dim=1).indices)
+        score_BX = torch.rand(open_BWK.shape).masked_fill(~open_BWK, -1).flatten(1)
+        place_BW = score_BX.topk(min(BEAM, score_BX.shape[1]), dim=1).indices
+        node_BW = day.trie.child(depth, node_BW.gather(1, place_BW // CODES), place_BW % CODES)
     return seconds
 
 

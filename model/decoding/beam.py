@@ -8,8 +8,8 @@ last code is never fed.
 Only open nodes of the trie can be chosen, each of which holds at least one allowed item: with W >= k beams, k items
 come out whenever a user has k allowed items, and an invalid code cannot.
 
-Shapes: B users, C shared and P other prompt positions, W beams, D children of a node, L code levels, K codes a level
-(of results: items asked for), H hidden size, V vocabulary, F positions fed behind the prompt so far, X = C + P,
+Shapes: B users, C shared and P other prompt positions, W beams, L code levels, K codes a level (of
+results: items asked for), H hidden size, V vocabulary, F positions fed behind the prompt so far, X = C + P,
 Z = X + F.
 """
 
@@ -93,10 +93,10 @@ class BeamSearch:
             if depth > 0:
                 ancestors_BWF = _with_own(ancestors_BWF, beams.parent_BW)
                 hidden_BWH = self._feed(depth, beams, prompt_BX, ancestors_BWF, length_B, cache)
-            candidates = self._candidates(depth, beams, hidden_BWH, allowed)
-            last = depth == self._trie.levels - 1
-            beams = self._best_items(candidates, k) if last else _best(candidates, beam_width)
-        return _padded(beams, k)
+            score_BX = self._candidates(depth, beams, hidden_BWH, allowed)
+            if depth < self._trie.levels - 1:
+                beams = self._best(depth, beams, score_BX, beam_width)
+        return self._best_items(beams, score_BX, k)
 
     def _feed(
         self, depth: int, beams: Beams, prompt_BX: Tensor, ancestors_BWF: Tensor, length_B: Tensor, cache: DynamicCache
@@ -118,27 +118,36 @@ class BeamSearch:
         ).last_hidden_state
         return hidden_BWH
 
-    def _candidates(self, depth: int, beams: Beams, hidden_BWH: Tensor, allowed: Allowed) -> Beams:
-        """All open children of the beams, [B, W x D]."""
-        child_BWD, code_BWD, open_BWD = allowed.children(depth, beams.node_BW)
+    def _candidates(self, depth: int, beams: Beams, hidden_BWH: Tensor, allowed: Allowed) -> Tensor:
+        """Scores of the beams with each code behind them, [B, W x K]; -inf for those that are not open."""
         if self._normalisation == "level":
             log_p_BWK = (hidden_BWH @ self._head_LKH[depth].T).float().log_softmax(dim=-1)
-            log_p_BWD = log_p_BWK.gather(2, code_BWD)
         else:
             logits_BWV = (hidden_BWH @ self._head_VH.T).float()
-            log_p_BWD = logits_BWV.gather(2, self._token_ids_LK[depth][code_BWD]) - logits_BWV.logsumexp(
-                2, keepdim=True
-            )
-        score_BWD = (beams.score_BW[..., None] + log_p_BWD).masked_fill_(~open_BWD, NOTHING)
-        parent_BWD = torch.arange(child_BWD.shape[1], device=child_BWD.device)[None, :, None].expand(child_BWD.shape)
-        return Beams(*(each.flatten(1) for each in (child_BWD, score_BWD, parent_BWD, code_BWD)))
+            log_p_BWK = logits_BWV[..., self._token_ids_LK[depth]] - logits_BWV.logsumexp(2, keepdim=True)
+        open_BWK = allowed.open(depth, beams.node_BW)
+        score_BWK: Tensor = beams.score_BW[..., None] + log_p_BWK
+        return score_BWK.masked_fill_(~open_BWK, NOTHING).flatten(1)
 
-    def _best_items(self, candidates: Beams, k: int) -> Beams:
-        """The k best leaves, as item indices; two stable sorts put equal scores in the order of the item index."""
-        items = candidates._replace(node_BW=self._trie.item_N[candidates.node_BW].long())
+    def _best(self, depth: int, beams: Beams, score_BX: Tensor, width: int) -> Beams:
+        """The best `width` of the candidates; fewer where there are not so many."""
+        score_BW, place_BW = score_BX.topk(min(width, score_BX.shape[1]), dim=1)
+        parent_BW, code_BW = place_BW // self._trie.codes_per_level, place_BW % self._trie.codes_per_level
+        exists_BW = score_BW > NOTHING
+        node_BW = self._trie.child(depth, beams.node_BW.gather(1, parent_BW), code_BW).masked_fill_(~exists_BW, 0)
+        return Beams(node_BW, score_BW, parent_BW, code_BW)
+
+    def _best_items(self, beams: Beams, score_BX: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k best leaves as item indices, and their scores; equal scores in the order of the item index."""
+        leaves = self._best(self._trie.levels - 1, beams, score_BX, int((score_BX > NOTHING).sum(1).max()))
+        items = leaves._replace(node_BW=self._trie.item_N[leaves.node_BW].long())
         by_item = items.node_BW.argsort(dim=1, stable=True)
         by_score = items.score_BW.gather(1, by_item).argsort(dim=1, descending=True, stable=True)
-        return _take(items, by_item.gather(1, by_score[:, :k]))
+        best = by_item.gather(1, by_score[:, :k])
+        missing = (0, k - best.shape[1])
+        score_BK = torch.nn.functional.pad(items.score_BW.gather(1, best), missing, value=NOTHING)
+        item_BK = torch.nn.functional.pad(items.node_BW.gather(1, best), missing, value=-1)
+        return item_BK.masked_fill(score_BK == NOTHING, -1), score_BK
 
 
 def _with_own(ancestors_BWF: Tensor, parent_BW: Tensor) -> Tensor:
@@ -148,18 +157,3 @@ def _with_own(ancestors_BWF: Tensor, parent_BW: Tensor) -> Tensor:
     inherited = ancestors_BWF.gather(1, parent_BW[..., None].expand(-1, -1, fed))
     own = torch.eye(width, dtype=torch.bool, device=parent_BW.device).expand(users, -1, -1)
     return torch.cat([inherited, own], dim=2)
-
-
-def _best(candidates: Beams, width: int) -> Beams:
-    return _take(candidates, candidates.score_BW.topk(min(width, candidates.score_BW.shape[1]), dim=1).indices)
-
-
-def _take(beams: Beams, index: Tensor) -> Beams:
-    return Beams(*(each.gather(1, index) for each in beams))
-
-
-def _padded(items: Beams, k: int) -> tuple[Tensor, Tensor]:
-    missing = (0, k - items.node_BW.shape[1])
-    score_BK = torch.nn.functional.pad(items.score_BW, missing, value=NOTHING)
-    item_BK = torch.nn.functional.pad(items.node_BW, missing, value=-1)
-    return item_BK.masked_fill(score_BK == NOTHING, -1), score_BK

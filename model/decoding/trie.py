@@ -1,19 +1,18 @@
-"""All valid codes as a prefix tree in tables, and what is left of it for a user [ours; the idea of CSR is STATIC's].
+"""All valid codes as a prefix tree in tables, and what is left of it for a user [ours; cf. STATIC's sparse tables].
 
-Nodes of a depth are the distinct prefixes of that length, numbered in lexicographic order. So the children of a node
-are neighbours (CSR: one offset a node), and the items below a node are one range of the leaves. That range makes masks
-cheap: how many items a user may still get below a node is a difference of two prefix counts, minus the user's seen
-items in the range, found by binary search. A node with none left is closed. Only the counts cost O(N), once a day.
+Nodes of a depth are the distinct prefixes of that length, numbered in lexicographic order, so the items below a node
+are one range of the leaves. Which codes may follow a node is a set of K bits. A day's bits leave out children without
+an available item. For a user only the children on the way to items that the user has seen can differ: those whose
+available items have all been seen are closed. So a step's mask costs B x W x K, whatever the number of items; only the
+tables cost O(N), once a model, and the bits, once a day.
 
-The first depths are dense by nature (each node has up to K children in code order); no separate dense form is needed,
-because a beam reads its children by offset either way. Tables are int32: 1e8 items need about 2.5 GB.
-
-Shapes: B users, W nodes a user, C children looked at (the most that a node of the depth has), N items, S seen items.
+Shapes: B users, W nodes a user, K codes a level, N items, S seen items, U words of 64 bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,25 +20,23 @@ from torch import Tensor
 
 from model.recommender.methods.base import Ints
 
+WORD = 64
 
-@dataclass(frozen=True)
-class Depth:
+
+class Depth(NamedTuple):
     """The nodes whose prefix has one code more than their parents'."""
 
-    first_child: Tensor
-    """Offset of each parent's first node here, and the end [parents + 1]."""
-    code: Tensor
-    """Last code of each node [nodes]."""
+    key: Tensor
+    """parent x K + last code of each node [nodes], ascending."""
     first_leaf: Tensor
     """Offset of each node's first leaf, and the end [nodes + 1]."""
-    most_children: int
 
 
 class Trie:
     """Prefix tree over the codes of all items; leaf j of the lexicographic order is item `item_N[j]`."""
 
-    def __init__(self, codes_NL: Ints, device: torch.device | str = "cpu") -> None:
-        """ValueError when the codes are empty, or two items share one."""
+    def __init__(self, codes_NL: Ints, codes_per_level: int, device: torch.device | str = "cpu") -> None:
+        """ValueError when there are no codes, or two items share one."""
         items, levels = codes_NL.shape
         if items == 0:
             raise ValueError("The codebook has no items: there is nothing to recommend.")
@@ -55,37 +52,47 @@ class Trie:
             raise ValueError(
                 f"Items {one} and {other} share the code {code}: the codebook is not a bijection. Rebuild it."
             )
-        self.levels, self.items, self.device = levels, items, torch.device(device)
-        self.item_N = self._table(item_N)
+        self.levels, self.items, self.codes_per_level = levels, items, codes_per_level
+        self.device = torch.device(device)
+        self.item_N = torch.as_tensor(item_N.astype(np.int32), device=device)
         self.leaf_N = torch.empty_like(self.item_N)
         self.leaf_N[self.item_N] = torch.arange(items, dtype=torch.int32, device=device)
         self.depths: list[Depth] = []
         parents_first_leaf = np.array([0])
         for depth in range(levels):
             first_leaf = np.flatnonzero(differs_NL[:, depth])
-            first_child = np.append(np.searchsorted(first_leaf, parents_first_leaf), len(first_leaf))
-            self.depths.append(
-                Depth(
-                    first_child=self._table(first_child),
-                    code=self._table(sorted_NL[first_leaf, depth]),
-                    first_leaf=self._table(np.append(first_leaf, items)),
-                    most_children=int(np.diff(first_child).max()),
-                )
-            )
+            parent = np.searchsorted(parents_first_leaf, first_leaf, side="right") - 1
+            key = parent * codes_per_level + sorted_NL[first_leaf, depth]
+            ends = np.append(first_leaf, items).astype(np.int32)
+            self.depths.append(Depth(torch.as_tensor(key, device=device), torch.as_tensor(ends, device=device)))
             parents_first_leaf = first_leaf
 
-    def _table(self, values: Ints) -> Tensor:
-        return torch.as_tensor(values.astype(np.int32), device=self.device)
+    def child(self, depth: int, node_BW: Tensor, code_BW: Tensor) -> Tensor:
+        """The nodes that these codes lead to; they must exist."""
+        return torch.searchsorted(self.depths[depth].key, node_BW * self.codes_per_level + code_BW)
 
 
 class Available:
-    """The items that lists may hold today, counted along the leaves: O(N), once for all users."""
+    """The items that lists may hold today: O(N), once for all users."""
 
     def __init__(self, trie: Trie, available_N: Tensor) -> None:
         """`available_N` bool."""
-        self.trie, self.leaf_N = trie, available_N[trie.item_N]
-        self.before = torch.nn.functional.pad(self.leaf_N.cumsum(0, dtype=torch.int32), (1, 0))
-        """How many there are before each leaf, and in all [N+1]."""
+        self.trie = trie
+        before_N1 = torch.nn.functional.pad(available_N[trie.item_N].cumsum(0, dtype=torch.int32), (1, 0))
+        K, words = trie.codes_per_level, -(-trie.codes_per_level // WORD)
+        self.counts: list[Tensor] = []
+        """How many there are below each node of a depth."""
+        self.bits: list[Tensor] = []
+        """Codes that lead on from each parent of a depth, as bits [parents,U]."""
+        parents = 1
+        for key, first_leaf in trie.depths:
+            count = before_N1[first_leaf].diff()
+            parent, code = key // K, key % K
+            bit = torch.where(count > 0, torch.ones_like(code) << code % WORD, 0)
+            place = parent * words + code // WORD
+            self.bits.append(bit.new_zeros(parents * words).index_add_(0, place, bit).view(parents, words))
+            self.counts.append(count)
+            parents = len(key)
 
 
 class Allowed:
@@ -93,27 +100,36 @@ class Allowed:
 
     def __init__(self, available: Available, seen_BS: Tensor) -> None:
         """`seen_BS` int64 item indices padded with -1, repeats allowed."""
-        self._trie, self._before = available.trie, available.before
-        items = self._trie.items
+        trie = self._trie = available.trie
+        self._bits = available.bits
+        self._shift = torch.arange(WORD, device=trie.device)
         # Seen leaves in order, each once; what does not count (padding, repeats, unavailable) goes behind the last.
-        leaf_BS = torch.where(seen_BS < 0, items, self._trie.leaf_N[seen_BS.clamp(min=0)]).sort(dim=1).values
-        void_BS = leaf_BS == items
-        void_BS |= ~available.leaf_N[leaf_BS.clamp(max=items - 1)]
+        leaf_BS = torch.where(seen_BS < 0, trie.items, trie.leaf_N[seen_BS.clamp(min=0)]).sort(dim=1).values
+        void_BS = leaf_BS == trie.items
+        void_BS |= available.counts[-1][leaf_BS.clamp(max=trie.items - 1)] == 0
         void_BS[:, 1:] |= leaf_BS[:, 1:] == leaf_BS[:, :-1]
-        self._seen_BS = leaf_BS.masked_fill(void_BS, items).sort(dim=1).values
+        leaf_BS = leaf_BS.masked_fill(void_BS, trie.items).sort(dim=1).values
+        self._closed = list(reversed(list(self._closed_upwards(available.counts, leaf_BS))))
 
-    def children(self, depth: int, parent_BW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Nodes one step below the parents, their codes, and which are open (hold an allowed item). Each [B,W,C].
+    def _closed_upwards(self, counts: Sequence[Tensor], leaf_BS: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """From the leaves up: nodes of which a user has seen all, by parent and code [B,S]; parent -1 for no node."""
+        K, counted_BS = self._trie.codes_per_level, leaf_BS < self._trie.items
+        node_BS = leaf_BS.long()
+        for depth, count in zip(reversed(self._trie.depths), reversed(counts), strict=True):
+            # Items below a node are neighbours: all of them stand between the first and the last of their node.
+            seen_BS = torch.searchsorted(node_BS, node_BS, right=True) - torch.searchsorted(node_BS, node_BS)
+            known_BS = node_BS.masked_fill(~counted_BS, 0)
+            key_BS = depth.key[known_BS]
+            parent_BS = key_BS // K
+            yield parent_BS.masked_fill(~counted_BS | (seen_BS < count[known_BS]), -1), key_BS % K
+            node_BS = torch.where(counted_BS, parent_BS, self._trie.items)
 
-        Rows of parents with fewer than C children are filled with closed ones.
-        """
-        table = self._trie.depths[depth]
-        offset_C1 = torch.arange(table.most_children + 1, dtype=torch.int32, device=parent_BW.device)
-        start_BW, end_BW = table.first_child[parent_BW], table.first_child[parent_BW + 1]
-        # Boundaries between neighbours; behind the last child they all fall together, so that those ranges are empty.
-        edge_BWC1 = torch.minimum(start_BW[..., None] + offset_C1, end_BW[..., None])
-        leaf_BX = table.first_leaf[edge_BWC1].flatten(1)
-        left_BX = self._before[leaf_BX] - torch.searchsorted(self._seen_BS, leaf_BX)
-        open_BWC = left_BX.view(edge_BWC1.shape).diff(dim=-1) > 0
-        child_BWC = edge_BWC1[..., :-1].clamp(max=len(table.code) - 1)
-        return child_BWC.long(), table.code[child_BWC].long(), open_BWC
+    def open(self, depth: int, node_BW: Tensor) -> Tensor:
+        """Which codes lead on from the nodes, of depth - 1, to an item that the user may get: bool [B,W,K]."""
+        words_BWU = self._bits[depth][node_BW]
+        bits_BWK = (words_BWU[..., None] >> self._shift).flatten(2)[..., : self._trie.codes_per_level]
+        open_BWK = bits_BWK.bitwise_and_(1).bool()
+        parent_BS, code_BS = self._closed[depth]
+        user, beam, seen = (parent_BS[:, None, :] == node_BW[..., None]).nonzero(as_tuple=True)
+        open_BWK[user, beam, code_BS[user, seen]] = False
+        return open_BWK

@@ -61,8 +61,8 @@ class SemanticRanker:
         cls, model: PreTrainedModel, vocabulary: CodeVocabulary, examples: Examples, codes_NL: Ints, config: ModelConfig
     ) -> SemanticRanker:
         """Of a model in memory, on its device, as it is now: make another one when its head has learned more."""
-        device = model.device
-        tokens_LK, trie = torch.as_tensor(vocabulary.token_ids_LK, device=device), Trie(codes_NL, device)
+        device, K = model.device, vocabulary.token_ids_LK.shape[1]
+        tokens_LK, trie = torch.as_tensor(vocabulary.token_ids_LK, device=device), Trie(codes_NL, K, device)
         search = BeamSearch(model, tokens_LK, trie, config.finetune.normalisation, examples.shared_prompt.tolist())
         return cls(search, trie, examples, codes_NL, config)
 

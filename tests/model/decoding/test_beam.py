@@ -16,7 +16,15 @@ from model.config import Normalisation
 from model.decoding.beam import BeamSearch
 from model.decoding.trie import Available, Trie
 from model.recommender.methods.base import Ints
-from tests.model.decoding.conftest import LEVELS, TOKEN_IDS_LK, Prompts, language_model, random_codes, random_prompts
+from tests.model.decoding.conftest import (
+    CODES,
+    LEVELS,
+    TOKEN_IDS_LK,
+    Prompts,
+    language_model,
+    random_codes,
+    random_prompts,
+)
 
 NONE_SEEN = torch.empty(1, 0, dtype=torch.int64)
 
@@ -33,7 +41,7 @@ def search(
     available_N: Tensor | None = None,
     shared: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
-    trie = Trie(codes_NL)
+    trie = Trie(codes_NL, CODES)
     beam_search = BeamSearch(model, TOKEN_IDS_LK, trie, normalisation, shared)
     seen_BS = NONE_SEEN.expand(len(prompts.ids_BP), 0) if seen_BS is None else seen_BS
     available_N = torch.ones(len(codes_NL), dtype=torch.bool) if available_N is None else available_N

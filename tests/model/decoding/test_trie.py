@@ -20,9 +20,9 @@ def walk(trie: Trie, allowed: Allowed, users: int) -> list[dict[int, tuple[int, 
             return
         parent = torch.zeros(users, 1, dtype=torch.int64)
         parent[user] = node
-        child, code, is_open = (each[user, 0] for each in allowed.children(depth, parent))
-        for c in is_open.nonzero().flatten():
-            descend(user, depth + 1, int(child[c]), (*path, int(code[c])))
+        for code in allowed.open(depth, parent)[user, 0].nonzero().flatten():
+            child = trie.child(depth, parent[user], code)
+            descend(user, depth + 1, int(child), (*path, int(code)))
 
     for user in range(users):
         descend(user, 0, 0, ())
@@ -36,7 +36,7 @@ def test_open_paths_lead_to_the_allowed_items_and_nothing_else(items: int, seed:
     available = np.array(data.draw(st.lists(st.booleans(), min_size=items, max_size=items)))
     # Padding anywhere and repeats, as histories have them.
     seen = data.draw(st.lists(st.lists(st.integers(-1, items - 1), min_size=7, max_size=7), min_size=2, max_size=2))
-    trie = Trie(codes_NL)
+    trie = Trie(codes_NL, CODES)
     reached = walk(trie, Allowed(Available(trie, torch.tensor(available)), torch.tensor(seen)), users=2)
     for user in range(2):
         expected = set(np.flatnonzero(available)) - set(seen[user])
@@ -45,7 +45,7 @@ def test_open_paths_lead_to_the_allowed_items_and_nothing_else(items: int, seed:
 
 
 def test_a_user_who_has_seen_nothing_may_have_no_seen_columns_at_all() -> None:
-    trie = Trie(random_codes(9, seed=1))
+    trie = Trie(random_codes(9, seed=1), CODES)
     allowed = Allowed(Available(trie, torch.ones(9, dtype=torch.bool)), torch.empty(1, 0, dtype=torch.int64))
     assert len(walk(trie, allowed, users=1)[0]) == 9
 
@@ -53,26 +53,25 @@ def test_a_user_who_has_seen_nothing_may_have_no_seen_columns_at_all() -> None:
 def test_tables_are_the_same_for_any_order_of_the_items() -> None:
     codes_NL = random_codes(30, seed=2)
     order = np.random.default_rng(0).permutation(30)
-    one, other = Trie(codes_NL), Trie(codes_NL[order])
+    one, other = Trie(codes_NL, CODES), Trie(codes_NL[order], CODES)
     for a, b in zip(one.depths, other.depths, strict=True):
-        assert torch.equal(a.first_child, b.first_child)
-        assert torch.equal(a.code, b.code)
+        assert torch.equal(a.key, b.key)
+        assert torch.equal(a.first_leaf, b.first_leaf)
     assert torch.equal(one.item_N, torch.as_tensor(order)[other.item_N].int())
 
 
 def test_a_full_tree_has_every_code_under_every_node() -> None:
-    trie = Trie(random_codes(CODES**LEVELS, seed=3))
-    assert [depth.most_children for depth in trie.depths] == [CODES] * LEVELS
-    assert [len(depth.code) for depth in trie.depths] == [CODES ** (d + 1) for d in range(LEVELS)]
+    trie = Trie(random_codes(CODES**LEVELS, seed=3), CODES)
+    assert [depth.key.tolist() for depth in trie.depths] == [list(range(CODES ** (d + 1))) for d in range(LEVELS)]
 
 
 def test_two_items_with_one_code_are_refused_by_name() -> None:
     codes_NL = random_codes(8, seed=4)
     codes_NL[6] = codes_NL[2]
     with pytest.raises(ValueError, match="Items 2 and 6 share the code"):
-        Trie(codes_NL)
+        Trie(codes_NL, CODES)
 
 
 def test_an_empty_codebook_is_refused() -> None:
     with pytest.raises(ValueError, match="no items"):
-        Trie(np.empty((0, LEVELS), np.int64))
+        Trie(np.empty((0, LEVELS), np.int64), CODES)
