@@ -84,6 +84,8 @@ def recommend(spark: SparkSession, settings: Settings, model: Generation, day: d
         ),
         "user_id",
     )
+    kept.unpersist()
+    users.unpersist()
     for row in table.read(spark, day, day).where("problem is not null").groupBy("problem").count().collect():
         log.warning("%d users: %s", row["count"], row.problem)
     counts = generation.manifest.counts

@@ -54,7 +54,9 @@ class BeamSearch:
         `shared_ids_C`: what all prompts begin with; it is read here, so the model must not change afterwards.
         """
         self._decoder, self._config = model.base_model, model.config
-        self._head_VH = model.get_output_embeddings().weight
+        self._dtype: torch.dtype = model.get_output_embeddings().weight.dtype
+        # Logits are float32 whatever the model's own precision: bfloat16 could not tell many of them apart.
+        self._head_VH = model.get_output_embeddings().weight.float()
         self._head_LKH = self._head_VH[token_ids_LK]
         self._token_ids_LK, self._trie, self._normalisation = token_ids_LK, trie, normalisation
         self.device = token_ids_LK.device
@@ -105,9 +107,8 @@ class BeamSearch:
         token_BW = self._token_ids_LK[depth - 1][beams.code_BW]
         width = token_BW.shape[1]
         sees_BWZ = torch.cat([prompt_BX[:, None].expand(-1, width, -1), ancestors_BWF], dim=2)
-        dtype = self._head_VH.dtype
-        mask_B1WZ = torch.zeros(sees_BWZ.shape, dtype=dtype, device=token_BW.device)
-        mask_B1WZ = mask_B1WZ.masked_fill_(~sees_BWZ, torch.finfo(dtype).min).unsqueeze(1)
+        mask_B1WZ = torch.zeros(sees_BWZ.shape, dtype=self._dtype, device=token_BW.device)
+        mask_B1WZ = mask_B1WZ.masked_fill_(~sees_BWZ, torch.finfo(self._dtype).min).unsqueeze(1)
         position_BW = (length_B + depth - 1)[:, None].expand(-1, width)
         hidden_BWH: Tensor = self._decoder(
             input_ids=token_BW,
@@ -121,9 +122,9 @@ class BeamSearch:
     def _candidates(self, depth: int, beams: Beams, hidden_BWH: Tensor, allowed: Allowed) -> Tensor:
         """Scores of the beams with each code behind them, [B, W x K]; -inf for those that are not open."""
         if self._normalisation == "level":
-            log_p_BWK = (hidden_BWH @ self._head_LKH[depth].T).float().log_softmax(dim=-1)
+            log_p_BWK = (hidden_BWH.float() @ self._head_LKH[depth].T).log_softmax(dim=-1)
         else:
-            logits_BWV = (hidden_BWH @ self._head_VH.T).float()
+            logits_BWV = hidden_BWH.float() @ self._head_VH.T
             log_p_BWK = logits_BWV[..., self._token_ids_LK[depth]] - logits_BWV.logsumexp(2, keepdim=True)
         open_BWK = allowed.open(depth, beams.node_BW)
         score_BWK: Tensor = beams.score_BW[..., None] + log_p_BWK

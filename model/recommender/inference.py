@@ -52,8 +52,8 @@ class SemanticRanker:
             raise ValueError(
                 f"{inputs['codebook']} has codes that {inputs['model']} has no tokens for: not its codebook."
             )
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model.to(device)  # type: ignore[arg-type]
+        if torch.cuda.is_available():
+            model.to(torch.bfloat16).to("cuda")  # type: ignore[arg-type]
         return cls.of(model, vocabulary, Examples(tokenizer, vocabulary, codes_NL), codes_NL, config)
 
     @classmethod

@@ -182,6 +182,17 @@ def test_what_prompts_share_is_read_once_and_changes_nothing(family: str) -> Non
     torch.testing.assert_close(scores_BK, expected_scores_BK, atol=1e-5, rtol=0)
 
 
+def test_half_precision_gives_nearly_the_same_scores() -> None:
+    codes_NL, prompts = random_codes(30, 10), random_prompts(4, 10)
+    exact, half = (
+        search(model, codes_NL, prompts, k=30, beam_width=60)
+        for model in (language_model(), language_model().bfloat16())
+    )
+    scores_BN = [scores_BK.gather(1, items_BK.argsort(1)) for items_BK, scores_BK in (exact, half)]
+    torch.testing.assert_close(scores_BN[0], scores_BN[1], atol=0.3, rtol=0.02)
+    assert scores_BN[1].unique().numel() == scores_BN[1].numel(), "logits were rounded"
+
+
 def test_equal_scores_go_to_the_smaller_item_index() -> None:
     model = language_model()
     torch.nn.init.zeros_(model.get_input_embeddings().weight)  # tied head: every code of a level is equally likely
