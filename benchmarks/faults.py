@@ -1,11 +1,12 @@
 """Kills a day's build at named and at random moments; each time the build is run again and must end the same.
 
-python -m benchmarks.faults [--quick]
+python -m benchmarks.faults [--of publish] [--quick]
 
-A small shop has its whole past, a model and published lists; a new day comes. For each kill, the lake is put back to
-what it was before a step, the step is killed, what readers see is looked at all the while, the step is run again, and
-the lake and what apps read are compared with those of a build that nobody disturbed. --quick leaves out the random
-moments. The moments: see benchmarks.kill_at.
+A small shop has its whole past, a model and published lists; a new day comes. For each kill, lake and online store are
+put back to what they were before a step, the step is killed, what readers see is looked at all the while, the step is
+run again, and the lake and what apps read are compared with those of a build that nobody disturbed. --of publish kills
+inference and publishing alone, over SQLite and over Redis. --quick leaves out the random moments. The moments: see
+benchmarks.kill_at.
 """
 
 from __future__ import annotations
@@ -18,20 +19,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pyarrow.parquet as pq
 import typer
+from pyspark.sql import SparkSession
+from redis import Redis
 
 from benchmarks.figures import Figure, publish
+from benchmarks.online import STORES, online_store
 from jobs.cli.sample_airflow import NO_GENERATED_CODE, QUICK_JVM
 from jobs.common.contracts import DAILY_TABLES, daily_table
 from jobs.common.settings import Settings
 from jobs.common.spark import open_spark
-from model.progress import Progress
+from model.progress import track
 from tests.jobs.raw_data import event, film, write_catalogue, write_events
 from tests.shop import DAYS, ITEMS, LAST, REPO, USERS, Shop, Step, build_shop, lake_state
 
@@ -39,6 +43,8 @@ ROOT = Path("build/faults").absolute()
 DAY = LAST + dt.timedelta(days=1)
 ON_DAY = {"ds": DAY}
 RANDOM_KILLS = 20
+
+What = Literal["features", "publish"]
 
 TABLE = ("before claim", "after claim", "mid write", "before manifest", "after manifest")
 """Moments of a step that writes one table."""
@@ -145,19 +151,33 @@ def try_kill(
         tally.torn.append(f"{name}, dead: {wrong}")
 
 
-def put_back(saved: Path, lake: Path) -> None:
-    shutil.rmtree(lake)
-    shutil.copytree(saved, lake)
+class Saved:
+    """What lake and online store were before each step and after the last."""
+
+    def __init__(self, lake: Path, redis: Redis | None) -> None:
+        self.lake, self.redis = lake, redis
+        self.keys: list[dict[Any, Any]] = []
+
+    def save(self) -> None:
+        shutil.copytree(self.lake, ROOT / str(len(self.keys)))
+        self.keys.append({} if self.redis is None else {key: self.redis.dump(key) for key in self.redis.scan_iter()})
+
+    def put_back(self, number: int) -> None:
+        shutil.rmtree(self.lake)
+        shutil.copytree(ROOT / str(number), self.lake)
+        if self.redis is not None:
+            self.redis.flushall()
+            for key, value in self.keys[number].items():
+                self.redis.restore(key, 0, value)
 
 
-def undisturbed(shop: Shop) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def undisturbed(shop: Shop, saved: Saved) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Build the day. Returns the state of the lake before each step and after the last, and each step's seconds as a
-    process of its own; the lakes themselves are kept under ROOT/0, ROOT/1 …
+    process of its own.
     """
-    lake = Path(shop.settings_file).parent
     states, seconds = [lake_state(shop)], {}
-    for number, (step, _) in enumerate(STEPS):
-        shutil.copytree(lake, ROOT / str(number))
+    for step, _ in STEPS:
+        saved.save()
         started = time.monotonic()
         if start(step.command(shop.settings_file)).wait() != 0:
             raise ValueError(f"{step.label} fails undisturbed.")
@@ -166,55 +186,70 @@ def undisturbed(shop: Shop) -> tuple[list[dict[str, Any]], dict[str, float]]:
     return states, seconds
 
 
-def main(quick: Annotated[bool, typer.Option("--quick", help="The named moments only.")] = False) -> None:
-    os.environ.setdefault("SPARK_SUBMIT_OPTS", f"{QUICK_JVM} {NO_GENERATED_CODE}")
+def kill_all(spark: SparkSession, names: Container[str], random_kills: int, redis: Redis | None) -> tuple[int, Tally]:
+    """Kill the steps of those names in a new lake: at every named moment, and at so many random ones."""
     shutil.rmtree(ROOT, ignore_errors=True)
     lake = ROOT / "lake"
     lake.mkdir(parents=True)
-    rng = random.Random(0)
-    tally = Tally()
+    rng, tally, saved = random.Random(0), Tally(), Saved(lake, redis)
+    shop = build_shop(lake)
+    write_next_day(shop.settings)
+    states, seconds = undisturbed(shop, saved)
+    numbers = [number for number, (step, _) in enumerate(STEPS) if step.name in names]
+    kills: list[tuple[int, tuple[str, int] | None]] = [
+        (number, point) for number in numbers for point in STEPS[number][1]
+    ]
+    kills += [(rng.choice(numbers), None) for _ in range(random_kills)]
+    for number, point in track(kills, "kills", len(kills)):
+        step = STEPS[number][0]
+        before, after = states[number : number + 2]
+        saved.put_back(number)
+        spark.catalog.clearCache()  # it goes by paths, and no lake but this one has other files under the same
+        readers = Readers(shop.settings, [before["lists"], after["lists"]], shop.lists)
+        if point is None:
+            delay = rng.uniform(0, seconds[step.label])
+            name = f"{step.label}, {delay:.1f} s after its start"
+            try_kill(name, start(step.command(shop.settings_file)), readers, tally, delay)
+        else:
+            name = f"{step.label}, {point[0]} {point[1]}"
+            try_kill(name, kill_at(step, shop, *point), readers, tally, None)
+        step.run(shop.settings_file)
+        if lake_state(shop) != after:
+            tally.lost.append(name)
+    return len(kills), tally
+
+
+def main(
+    of: Annotated[What, typer.Option(help="features: every step of a day. publish: inference and publishing.")] = (
+        "features"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="The named moments only.")] = False,
+) -> None:
+    os.environ.setdefault("SPARK_SUBMIT_OPTS", f"{QUICK_JVM} {NO_GENERATED_CODE}")
     settings = Settings(
         input={"events_uri": "", "catalogue_uri": ""},
         event_types={"buy": {}},
         spark={"master": "local[2]", "shuffle_partitions": 2},
     )
+    names = {step.name for step, _ in STEPS} if of == "features" else {"recommend", "publish"}
+    random_kills, lost, torn, kills = 0 if quick else RANDOM_KILLS, [], [], 0
     with open_spark(settings, "faults") as spark:
-        shop = build_shop(lake)
-        write_next_day(shop.settings)
-        states, seconds = undisturbed(shop)
-        kills: list[tuple[int, tuple[str, int] | None]] = [
-            (number, point) for number, (_, points) in enumerate(STEPS) for point in points
-        ]
-        kills += [(rng.randrange(len(STEPS)), None) for _ in range(0 if quick else RANDOM_KILLS)]
-        progress = Progress("kills", len(kills))
-        for number, point in kills:
-            step = STEPS[number][0]
-            before, after = states[number : number + 2]
-            put_back(ROOT / str(number), lake)
-            spark.catalog.clearCache()  # it goes by paths, and no lake but this one has other files under the same
-            readers = Readers(shop.settings, [before["lists"], after["lists"]], shop.lists)
-            if point is None:
-                delay = rng.uniform(0, seconds[step.label])
-                name = f"{step.label}, {delay:.1f} s after its start"
-                try_kill(name, start(step.command(shop.settings_file)), readers, tally, delay)
-            else:
-                name = f"{step.label}, {point[0]} {point[1]}"
-                try_kill(name, kill_at(step, shop, *point), readers, tally, None)
-            step.run(shop.settings_file)
-            if lake_state(shop) != after:
-                tally.lost.append(name)
-            progress.advance()
-        progress.close()
-    for what, names in (("ended differently", tally.lost), ("readers saw it torn", tally.torn)):
-        for name in names:
+        for store in ("sqlite",) if of == "features" else STORES:
+            with online_store(store) as redis:
+                number, tally = kill_all(spark, names, random_kills, redis)
+            kills += number
+            lost += [f"{store}: {name}" for name in tally.lost]
+            torn += [f"{store}: {name}" for name in tally.torn]
+    for what, found in (("ended differently", lost), ("readers saw it torn", torn)):
+        for name in found:
             print(f"{what}: {name}")
     publish(
-        "faults",
-        f"{len(kills)} kills over the {len(STEPS)} steps of a day, {USERS} users, {DAYS} days",
+        "faults" if of == "features" else "faults-publish",
+        f"{kills} kills over the {len(names)} steps of a day, {USERS} users, {DAYS} days",
         [
-            Figure("features.kills", len(kills)),
-            Figure("features.kills_lost", len(tally.lost), "<=0"),
-            Figure("features.torn_reads", len(tally.torn), "<=0"),
+            Figure(f"{of}.kills", kills),
+            Figure(f"{of}.kills_lost", len(lost), "<=0"),
+            Figure(f"{of}.torn_reads", len(torn), "<=0"),
         ],
     )
 

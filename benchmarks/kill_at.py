@@ -20,6 +20,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
+from redis import Redis
+
 from jobs.common import feature_store
 from jobs.common.ledger import Ledger
 from model.generation import Draft, GenerationStore
@@ -34,12 +36,25 @@ AROUND: list[tuple[Any, str, str]] = [
 ]
 """Functions, and what stands before and after them: "before claim", "after claim" …"""
 
-Watched = tuple[str, Callable[[Any], Path], str]
-MIDST: dict[str, Watched] = {
-    "mid write": ("after claim", lambda draft: Path(draft.uri), "part-*"),
-    "mid online": ("before online", lambda call: Path(call[0].config.online_store.path).parent, "online.db*"),
+
+def files(folder: Path, pattern: str) -> Callable[[], Any]:
+    return lambda: {(file, file.stat().st_mtime_ns) for file in folder.rglob(pattern) if file.exists()}
+
+
+def online_writes(call: tuple[Any, ...]) -> Callable[[], Any]:
+    """`call`: the arguments of write_online, the store first."""
+    online = call[0].config.online_store
+    if online.type != "redis":
+        return files(Path(online.path).parent, "online.db*")
+    client: Any = Redis.from_url(f"redis://{online.connection_string}")
+    return lambda: client.info("commandstats").get("cmdstat_hset", {}).get("calls")
+
+
+MIDST: dict[str, tuple[str, Callable[[Any], Callable[[], Any]]]] = {
+    "mid write": ("after claim", lambda draft: files(Path(draft.uri), "part-*")),
+    "mid online": ("before online", online_writes),
 }
-"""Moment -> from which moment on, where (of the claimed draft, or of the call's arguments), and which files change."""
+"""Moment -> from which moment on, and what changes then, of the claimed draft or of the call's arguments."""
 
 
 def die() -> NoReturn:
@@ -47,10 +62,7 @@ def die() -> NoReturn:
     raise AssertionError("outlived SIGKILL")
 
 
-def die_when_files_change(folder: Path, pattern: str) -> None:
-    def state() -> set[tuple[Path, int]]:
-        return {(file, file.stat().st_mtime_ns) for file in folder.rglob(pattern) if file.exists()}
-
+def die_when_changed(state: Callable[[], Any]) -> None:
     before = state()
     while state() == before:
         time.sleep(0.001)
@@ -59,15 +71,14 @@ def die_when_files_change(folder: Path, pattern: str) -> None:
 
 def arm(moment: str, turn: int) -> None:
     """Make the step die at the turn-th time that it comes to the moment."""
-    reached, folder_of, pattern = MIDST.get(moment, (moment, None, ""))
+    reached, state_of = MIDST.get(moment, (moment, None))
 
     def arrive(where: str, number: int, subject: Any) -> None:
         if (where, number) != (reached, turn):
             return
-        if folder_of is None:
+        if state_of is None:
             die()
-        watch = threading.Thread(target=die_when_files_change, args=(folder_of(subject), pattern), daemon=True)
-        watch.start()
+        threading.Thread(target=die_when_changed, args=(state_of(subject),), daemon=True).start()
 
     for owner, name, what in AROUND:
         setattr(owner, name, _around(getattr(owner, name), what, arrive))

@@ -1,26 +1,21 @@
-"""A day of few changes, publishing many users, what a read costs, readers during a publish, and kills.
+"""A day of few changes, publishing many users, what a read costs, readers during a publish.
 
 python -m benchmarks.publish [--quick]
 
 Figures: recommend.incremental_share (a day on which 5% of the users changed, over a full run), publish.users_per_s and
 read times by store (p50 and p99 of one user's final list; read_vs_bare: over Feast reading the stored fields alone),
 publish.driver_growth (the driver process's greatest memory with all users over that with a tenth of them),
-publish.read_vs_decode (decoding one user live over the read), publish.torn_reads (lists that are neither the old nor
-the new one, of all that were read while a publish ran), publish.kills_lost (see benchmarks.faults).
+publish.read_vs_decode (decoding one user live over the read), publish.mixed_reads (lists that are neither the old nor
+the new one, of all that were read while a publish ran). Kills: python -m benchmarks.faults --of publish.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import multiprocessing
-import os
 import resource
 import shutil
-import socket
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -33,6 +28,7 @@ from pyspark.sql import SparkSession
 from benchmarks import big_lake, decode
 from benchmarks.big_lake import DAY, K
 from benchmarks.figures import Figure, publish
+from benchmarks.online import STORES, online_store
 from jobs.common.feature_store import RECOMMENDATIONS_SERVICE, apply, open_store
 from jobs.common.publishing import ledger_of
 from jobs.common.settings import Settings
@@ -45,7 +41,6 @@ from model.decoding.trie import Available, Trie
 ROOT = Path("build/publish").absolute()
 ITEMS = 10_000
 CHANGED_EVERY = 20
-STORES = {"sqlite": "feature_store.yaml", "redis": "feature_store_redis.yaml"}
 STORED = (
     "item_codes",
     "item_ids",
@@ -58,12 +53,11 @@ STORED = (
 )
 
 
-def settings_of(name: str, store: str = "sqlite", full_every_days: int = 7) -> Settings:
+def settings_of(name: str, full_every_days: int = 7) -> Settings:
     return Settings(
         lake_uri=str(ROOT / name),
         input={"events_uri": "", "catalogue_uri": ""},
         event_types={"buy": {}},
-        feast={"config": STORES[store]},
         spark={"master": "local[2]", "shuffle_partitions": 4},
         inference={"full_every_days": full_every_days},
         publishing={"valid_for_days": 36_500, "min_list_overlap": 0},
@@ -87,25 +81,6 @@ def incremental(spark: SparkSession, users: int) -> tuple[float, float]:
         again = 0 if full_every_days == 1 else users - users // CHANGED_EVERY
         assert made.manifest.counts == {"rows": users, "used again": again}, made.manifest.counts
     return seconds[0], seconds[1]
-
-
-@contextmanager
-def online_store(store: str) -> Iterator[None]:
-    """A Redis of our own on a free port, where one is needed."""
-    if store == "sqlite":
-        yield
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--save", ""]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603
-    os.environ["PRECOG_REDIS"] = f"127.0.0.1:{port}"
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def put_online(spark: SparkSession, settings: Settings, day: dt.date) -> float:
@@ -171,7 +146,7 @@ def live_decoding() -> float:
 def of_store(spark: SparkSession, store: str, users: int, reads: int) -> tuple[list[Figure], list[str], float]:
     """The figures of one online store, what was read wrong, and the median seconds of a read."""
     with online_store(store):
-        settings = settings_of(store, store)
+        settings = settings_of(store)
         codebook = big_lake.write_items(spark, settings, ITEMS)
         big_lake.write_histories(spark, settings, 1000, ITEMS, DAY, 1)  # what is popular
         next_day = DAY + dt.timedelta(days=1)
@@ -223,7 +198,7 @@ def main(quick: Annotated[bool, typer.Option("--quick", help="Few users, named k
     print(f"one user decoded live: {1000 * live:.0f} ms")
     figures += [
         Figure("publish.read_vs_decode", live / read, ">=100"),
-        Figure("publish.torn_reads", len(torn), "<=0"),
+        Figure("publish.mixed_reads", len(torn), "<=0"),
     ]
     publish("publish", f"{users:,} users, K = {K}, {ITEMS:,} items, readers of a tenth of the users", figures)
 

@@ -39,6 +39,7 @@ def open_spark(settings: Settings, name: str) -> Iterator[SparkSession]:
         .config("spark.sql.execution.arrow.maxBytesPerBatch", "32m")
         # A task has one core: more threads in each worker would fight over the same cores.
         .config("spark.executorEnv.OMP_NUM_THREADS", "1")
+        .config("spark.executorEnv.HF_HUB_DISABLE_PROGRESS_BARS", "1")  # nobody watches a worker's log
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
     )
