@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterator
 
 import pyarrow as pa
+from pyspark.resource import ResourceProfile
 from pyspark.sql import DataFrame
 
 from jobs.common.code_version import code_version
@@ -20,7 +21,7 @@ from jobs.common.contracts import ITEM_VECTOR, daily_table
 from jobs.common.coverage import require_days
 from jobs.common.item_vectors import read_vectors, vectors_store
 from jobs.common.settings import load_settings
-from jobs.common.spark import open_spark
+from jobs.common.spark import inference_profile, open_spark, take_own_gpu, watched
 from jobs.common.step import Day, SettingsFile, run
 from jobs.common.tables import write_rows
 from model.config import TextEncoderConfig
@@ -29,10 +30,11 @@ from model.generation import Manifest
 log = logging.getLogger("embed_item_text")
 
 
-def embed(texts: DataFrame, config: TextEncoderConfig) -> DataFrame:
-    """(text_hash, text) -> (text_hash, vector)."""
+def embed(texts: DataFrame, config: TextEncoderConfig, profile: ResourceProfile | None = None) -> DataFrame:
+    """(text_hash, text) -> (text_hash, vector). `profile`: what the tasks of this stage need."""
 
     def embed_partition(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        take_own_gpu()
         from model.text_encoder import TextEncoder  # noqa: PLC0415  (torch is imported on workers only)
 
         encoder = TextEncoder.load(config)
@@ -43,7 +45,7 @@ def embed(texts: DataFrame, config: TextEncoderConfig) -> DataFrame:
                 [batch.column("text_hash"), rows.cast(pa.list_(pa.float32()))], ["text_hash", "vector"]
             )
 
-    return texts.mapInArrow(embed_partition, ITEM_VECTOR)
+    return texts.mapInArrow(embed_partition, ITEM_VECTOR, profile=profile)
 
 
 def main(ds: Day, settings_file: SettingsFile = None) -> None:
@@ -56,7 +58,7 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
     if any(item_text.was_read(one.parents.values(), dt.date.fromisoformat(one.key["ds"]), ds.date()) for one in made):
         log.info("every item text has its vector: none is new")
         return
-    with open_spark(settings, "embed_item_text") as spark:
+    with open_spark(settings, "embed_item_text") as spark, watched(spark, "embed item text"):
         texts = item_text.read(spark, None, ds.date()).select("text_hash", "text").dropDuplicates(["text_hash"])
         missing = texts.join(read_vectors(spark, settings), "text_hash", "left_anti").persist()
         count = missing.count()
@@ -66,7 +68,8 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
         log.info("embedding %d item texts with %s", count, settings.model.text_encoder.name)
         draft = vectors_store(settings).begin()
         spread = missing.repartition(settings.inference.partitions, "text_hash")
-        rows, checksum = write_rows(embed(spread, settings.model.text_encoder), draft, "rows", "text_hash")
+        profile = inference_profile(spark, settings)
+        rows, checksum = write_rows(embed(spread, settings.model.text_encoder, profile), draft, "rows", "text_hash")
         draft.commit(
             Manifest(
                 key={"ds": ds.date().isoformat()},

@@ -17,6 +17,7 @@ from functools import reduce
 from typing import Any
 
 import pyarrow as pa
+from pyspark.resource import ResourceProfile
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -26,7 +27,7 @@ from jobs.common.code_version import code_version
 from jobs.common.contracts import daily_table
 from jobs.common.rankers import model_task
 from jobs.common.settings import Settings, load_settings
-from jobs.common.spark import open_spark
+from jobs.common.spark import inference_profile, open_spark, watched
 from jobs.common.step import Day, SettingsFile, Split, SplitOption, interval_end, run
 from jobs.common.tables import write_rows
 from jobs.transforms.holdout import holdout_cases, training_counts
@@ -54,7 +55,7 @@ def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFi
     draft = store(settings, "evaluation").begin()
     tasks = _tasks(settings, models, training_set, draft)
     events = daily_table(settings, "events")
-    with open_spark(settings, "evaluate") as spark:
+    with open_spark(settings, "evaluate") as spark, watched(spark, "evaluate"):
         cases = holdout_cases(
             events.read(spark, None, ds.date()),
             start=interval_end(ds.date()) - dt.timedelta(days=settings.promotion.holdout_days),
@@ -78,7 +79,12 @@ def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFi
             "key", "user_id", "target", "history_length", F.coalesce("count", F.lit(0)).alias("target_count")
         )
         write_rows(asked, draft, "cases", "key")
-        ranked = reduce(DataFrame.unionByName, (_rank_cases(spread, name, task) for name, task in tasks.items()))
+        profile = inference_profile(spark, settings)
+        lists = (
+            _rank_cases(spread, name, task, profile if name in models else None)  # baselines count, on any core
+            for name, task in tasks.items()
+        )
+        ranked = reduce(DataFrame.unionByName, lists)
         rows, checksum = write_rows(ranked, draft, "ranked", "method", "masked", "key")
         metrics = measure(spark, draft.path("ranked"), draft.path("cases"), counts)
     draft.commit(
@@ -134,9 +140,9 @@ def _tasks(
     return tasks | {role: model_task(settings, model, PROTOCOLS) for role, model in models.items()}
 
 
-def _rank_cases(cases: DataFrame, method: str, task: RankingTask) -> DataFrame:
+def _rank_cases(cases: DataFrame, method: str, task: RankingTask, profile: ResourceProfile | None) -> DataFrame:
     place = F.array_position("item_ids", F.col("target")).cast("int") - 1
-    return rank(cases, task, carried=["user_id", "target"]).select(
+    return rank(cases, task, carried=["user_id", "target"], profile=profile).select(
         F.lit(method).alias("method"),
         "masked",
         "key",

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pyspark import StatusTracker
+from pyspark import StatusTracker, TaskContext
 from pyspark.resource import ExecutorResourceRequests, ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
 from pyspark.sql import SparkSession
 
@@ -72,6 +72,13 @@ def inference_profile(spark: SparkSession, settings: Settings) -> ResourceProfil
         )
         builder.require(executor.cores(int(conf.get("spark.executor.cores", "1"))))
     return builder.build
+
+
+def take_own_gpu() -> None:
+    """Inside a task: torch is to see the GPUs that this task was given, and no others. Before torch looks for any."""
+    context = TaskContext.get()
+    if context is not None and (gpus := context.resources().get("gpu")):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.addresses)
 
 
 @contextmanager

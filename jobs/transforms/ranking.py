@@ -7,7 +7,6 @@ Shapes: B users of an Arrow batch, H history items, S seen items, N items, K res
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,10 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import pyspark
 from pyspark.resource import ResourceProfile
 from pyspark.sql import DataFrame
 
+from jobs.common.spark import take_own_gpu
 from model.data.packing import batches_of_similar_length
 from model.recommender.methods.base import Bools, Ints, Ranked, Ranker, Users
 from model.recommender.registry import METHODS
@@ -92,9 +91,7 @@ def rank(
         first = next(batches, None)
         if first is None:
             return  # without a user there is no need of a model
-        context = pyspark.TaskContext.get()
-        if context is not None and (gpus := context.resources().get("gpu")):  # this task's own; torch looks later
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.addresses)
+        take_own_gpu()
         index = ItemIndex(task.item_files)
         available_N = index.available(task.unavailable_file)
         ranker = METHODS[task.method].load_ranker(task.request)

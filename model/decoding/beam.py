@@ -134,13 +134,13 @@ class BeamSearch:
         """The best `width` of the candidates; fewer where there are not so many."""
         score_BW, place_BW = score_BX.topk(min(width, score_BX.shape[1]), dim=1)
         parent_BW, code_BW = place_BW // self._trie.codes_per_level, place_BW % self._trie.codes_per_level
-        exists_BW = score_BW > NOTHING
+        exists_BW = score_BW != NOTHING
         node_BW = self._trie.child(depth, beams.node_BW.gather(1, parent_BW), code_BW).masked_fill_(~exists_BW, 0)
         return Beams(node_BW, score_BW, parent_BW, code_BW)
 
     def _best_items(self, beams: Beams, score_BX: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k best leaves as item indices, and their scores; equal scores in the order of the item index."""
-        leaves = self._best(self._trie.levels - 1, beams, score_BX, int((score_BX > NOTHING).sum(1).max()))
+        leaves = self._best(self._trie.levels - 1, beams, score_BX, int((score_BX != NOTHING).sum(1).max()))
         items = leaves._replace(node_BW=self._trie.item_N[leaves.node_BW].long())
         by_item = items.node_BW.argsort(dim=1, stable=True)
         by_score = items.score_BW.gather(1, by_item).argsort(dim=1, descending=True, stable=True)

@@ -217,6 +217,17 @@ def test_half_precision_gives_nearly_the_same_scores() -> None:
     assert scores_BN[1].unique().numel() == scores_BN[1].numel(), "logits were rounded"
 
 
+def test_scores_that_are_no_numbers_stay_with_their_user() -> None:
+    codes_NL, prompts, broken = random_codes(60, 11), random_prompts(3, 11), 2
+    prompts.ids_BP[prompts.ids_BP == broken] = 3
+    prompts.ids_BP[1, 0] = broken
+    good, bad = language_model(), language_model()
+    bad.get_input_embeddings().weight.data[broken] = torch.nan
+    expected, found = (search(model, codes_NL, prompts, k=5, beam_width=5) for model in (good, bad))
+    assert torch.equal(found[0][[0, 2]], expected[0][[0, 2]])
+    assert found[1][1].isnan().all()
+
+
 def test_equal_scores_go_to_the_smaller_item_index() -> None:
     model = language_model()
     torch.nn.init.zeros_(model.get_input_embeddings().weight)  # tied head: every code of a level is equally likely
