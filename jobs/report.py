@@ -1,6 +1,7 @@
 """One self-contained HTML page about the day's run: volumes, quality, verdict, training, codes, ten users.
 
-Reads   recommendations, events and quarantine of the day; the live model, its codebook, verdict and evaluation
+Reads   recommendations, events and quarantine of the day, and what was published of them; the live model, its codebook,
+        verdict and evaluation
 Writes  report: report.html
 
     python -m jobs.report --ds 2016-10-16
@@ -23,6 +24,7 @@ from jobs.common.codebook_plots import plot_picture, plot_usage
 from jobs.common.contracts import daily_table
 from jobs.common.pages import png, render
 from jobs.common.promotions import live_verdict
+from jobs.common.publishing import ledger_of
 from jobs.common.settings import Settings, load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, run
@@ -47,6 +49,10 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
     twin = by_identity(settings, verdict.manifest.parents["twin"])
     with open_spark(settings, "report") as spark:
         users, fallbacks = _users(spark, settings, day)
+        flagged = daily_table(settings, "recommendations").read(spark, day, day).where("problem is not null")
+        problems = {
+            row.problem: row["count"] for row in flagged.groupBy("problem").count().orderBy("problem").collect()
+        }
     counts = _of_day(settings, "events", day).manifest.counts
     page = render(
         "report.html.j2",
@@ -59,6 +65,9 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
             "users on the fallback": f"{fallbacks:,}",
             "items with a code": f"{codebook.manifest.metrics['items']:,}",
         },
+        lists=_made(lists),
+        published=_published(settings, lists),
+        problems=problems,
         quarantined={reason: n for reason, n in counts.items() if reason.startswith("quarantined: ")},
         quality=evaluation.manifest.metrics,
         metric_names=list(METRICS),
@@ -76,6 +85,26 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
     parents = {"recommendations": lists.identity, "evaluation": evaluation.identity, "model": model.identity}
     draft.commit(Manifest(key={"ds": day.isoformat()}, parents=parents, code_version=code_version()))
     log.info("report: %s", draft.path("report.html"))
+
+
+def _problems(spark: SparkSession, settings: Settings, day: dt.date) -> dict[str, int]:
+    """Users by what is wrong with their lists."""
+    flagged = daily_table(settings, "recommendations").read(spark, day, day).where("problem is not null")
+    return {row.problem: row["count"] for row in flagged.groupBy("problem").count().orderBy("problem").collect()}
+
+
+def _made(lists: Generation) -> dict[str, int]:
+    """How many lists were made and how many used again; nothing where an older version did not count."""
+    counts = lists.manifest.counts
+    again = counts.get("used again")
+    return {} if again is None else {"ranked": counts["rows"] - again, "used_again": again}
+
+
+def _published(settings: Settings, lists: Generation) -> dict[str, Any]:
+    """What the gate found of the lists; nothing unless they were published."""
+    newest_first = reversed(ledger_of(settings).publications.complete())
+    own = (one.manifest for one in newest_first if one.manifest.parents["recommendations"] == lists.identity)
+    return next((manifest.metrics for manifest in own if manifest.metrics), {})
 
 
 def _of_day(settings: Settings, table: str, day: dt.date) -> Generation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from model.tokenizer.portrait import examples, picture, tree
 
 PICTURE = "picture.safetensors"
 SAYS = {
+    "used_again": "kept their list",
+    "overlap": "publish before",
     "neighbours": "take together most",
     "reserve": "prefixes are in use",
     "tree": "prefixes in use by length",
@@ -68,17 +71,23 @@ def quality() -> dict[str, Any]:
     return evaluate_lists(table) | {"beyond": {"challenger": found}}
 
 
-def page(codebook: Generation, quality: dict[str, Any], trained: dict[str, Any]) -> str:
+LISTS = {"ranked": 3, "used_again": 4}
+PUBLISHED = {"full": 1.0, "popular": 0.25, "overlap": 0.5}
+
+
+def page(codebook: Generation, quality: dict[str, Any], lacking: Collection[str] = ()) -> str:
     figures = codebook.manifest.metrics
     return render(
         "report.html.j2",
         model=codebook,
         codebook=codebook,
         tiles={},
-        quality=quality,
+        lists={} if "used_again" in lacking else LISTS,
+        published=without(PUBLISHED, lacking),
+        quality=without(quality, lacking),
         metric_names=list(METRICS),
         verdict={"reasons": []},
-        trained={"live": trained},
+        trained={"live": without(TRAINED, lacking)},
         health=figures,
         codebook_plot=plot_usage(figures),
         codebook_picture=_picture(codebook),
@@ -86,12 +95,12 @@ def page(codebook: Generation, quality: dict[str, Any], trained: dict[str, Any])
     )
 
 
-def without(known: dict[str, Any], lacking: list[str]) -> dict[str, Any]:
+def without(known: dict[str, Any], lacking: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in known.items() if name not in lacking}
 
 
 def test_all_that_is_known_is_shown(codebook: Generation, quality: dict[str, Any]) -> None:
-    whole = page(codebook, quality, TRAINED)
+    whole = page(codebook, quality)
     assert [part for part, words in SAYS.items() if words not in whole] == []
 
 
@@ -102,6 +111,6 @@ def test_what_an_older_version_did_not_write_is_left_out(
     metrics = without(codebook.manifest.metrics, lacking)
     checksums = {} if "picture" in lacking else codebook.manifest.checksums
     old = Generation(draft.uri, draft.attempt, draft.identity, Manifest(metrics=metrics, checksums=checksums))
-    shown = page(old, without(quality, lacking), without(TRAINED, lacking))
+    shown = page(old, quality, lacking)
     assert [part for part, words in SAYS.items() if words not in shown] == lacking
     assert "items, one code each" in shown
