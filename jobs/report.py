@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs.common import timings
 from jobs.common.artefacts import by_identity, store
 from jobs.common.code_version import code_version
 from jobs.common.codebook_plots import plot_picture, plot_usage
@@ -78,6 +79,7 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
         codebook_plot=plot_usage(codebook.manifest.metrics),
         codebook_picture=_picture(codebook),
         users=users,
+        seconds=timings.of_day(settings, day),
         parents=lists.manifest.parents,
     )
     draft = store(settings, "report").begin()

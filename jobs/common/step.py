@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import functools
+import inspect
 import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+
+from jobs.common import timings
+from jobs.common.settings import load_settings
 
 Day = Annotated[
     dt.datetime,
@@ -86,15 +92,26 @@ def run(main: Callable[..., None]) -> None:
     # PySpark logs a page of JSON beside each AnalysisException, which we raise again in words.
     for noisy in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    started = time.monotonic()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
+    app.command()(_timed(main, time.monotonic()))
     try:
         app()
     except (ValueError, TryAgainError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(TRY_AGAIN if isinstance(error, TryAgainError) else MISTAKE) from None
-    except SystemExit as end:  # how typer ends, a mistake on the command line (2) as well as a finished step (0)
-        if end.code == 0 and "--help" not in sys.argv:
-            logging.getLogger("step").info("finished in %.1f s", time.monotonic() - started)
-        raise
+
+
+def _timed(main: Callable[..., None], started: float) -> Callable[..., None]:
+    """Says how long it took, and keeps that for the report of the step's day."""
+
+    @functools.wraps(main)
+    def timed(**options: Any) -> None:
+        main(**options)
+        seconds = time.monotonic() - started
+        logging.getLogger("step").info("finished in %.1f s", seconds)
+        file, day, split = Path(inspect.getfile(main)), options.get("ds") or options.get("end"), options.get("split")
+        if day and file.parent.name == "jobs":
+            label = f"{file.stem} {split}" if split else file.stem
+            timings.keep(load_settings(options["settings_file"]), day.date(), label, seconds)
+
+    return timed

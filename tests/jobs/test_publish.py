@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.common import timings
 from jobs.common.ledger import Lease, LeaseHeldError, LeaseLostError
 from jobs.publish import publish
 from tests.jobs.conftest import CODEBOOK, DAY, MODEL, NEXT_DAY, OnlineLake
@@ -129,6 +130,7 @@ def test_a_step_killed_while_it_writes_online_can_be_run_again_at_once(shop: Onl
     assert not list(shop.ledger.records())
 
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert set(timings.of_day(shop.settings, DAY)) == {"publish"}, "only what came to its end counts"
     assert [(record.number, record.token) for record in shop.ledger.records()] == [(2, 2)]
     assert shop.shown("bob") == (["i2"], "model")
     assert shop.shown("nobody") == POPULAR

@@ -24,6 +24,7 @@ from model.tokenizer.portrait import examples, picture, tree
 
 PICTURE = "picture.safetensors"
 SAYS = {
+    "seconds": "finetune all",
     "used_again": "kept their list",
     "overlap": "publish before",
     "neighbours": "take together most",
@@ -87,6 +88,7 @@ def page(codebook: Generation, quality: dict[str, Any], lacking: Collection[str]
         quality=without(quality, lacking),
         metric_names=list(METRICS),
         verdict={"reasons": []},
+        seconds={} if "seconds" in lacking else {"finetune all": 75.3},
         trained={"live": without(TRAINED, lacking)},
         health=figures,
         codebook_plot=plot_usage(figures),
