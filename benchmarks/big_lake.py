@@ -78,7 +78,10 @@ def write_model(settings: Settings, codebook: Generation) -> Generation:
 
 
 def write_histories(spark: SparkSession, settings: Settings, users: int, items: int, day: dt.date, every: int) -> None:
-    """Every `every`th user has bought history_items items on the day."""
+    """Every `every`th user has bought history_items items on the day, on which no item changed after the first."""
+    if day > DAY:
+        texts = daily_table(settings, "item_text")
+        texts.write(spark.createDataFrame([], texts.schema), day, day, Manifest())
     length = settings.model.history_items
     moment = F.lit(interval_end(day) - dt.timedelta(hours=1))
     bought = F.transform(

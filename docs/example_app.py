@@ -4,8 +4,8 @@
     PRECOG_FEATURES=http://localhost:6571 uvicorn --app-dir docs example_app:app --port 8000
     curl 'localhost:8000/users/547?without=318&without=2571'
 
-Whatever happened to the user or to the items, the answer is a list: who is unknown, has vanished or whose list has
-expired gets what is popular, and `personal` is false.
+Whatever happened to the user or to the items, the answer is a list: who is unknown, has vanished, or whose list has
+expired or was used up gets what is popular, and `personal` is false. It is empty only for who excludes that as well.
 """
 
 from __future__ import annotations

@@ -56,7 +56,8 @@ def publish(spark: SparkSession, settings: Settings, ledger: Ledger, lease: Leas
     source = _recommendations(settings, day)
     newest = ledger.newest_interval_end()
     if newest is not None and interval_end(day) < newest:
-        log.info("%s is older than what is online (up to %s): a backfill does not publish", day, newest.date())
+        newest_day = newest.date() - dt.timedelta(days=1)
+        log.warning("nothing is published: lists of %s were, and those of %s are older", newest_day, day)
         return
     codebook = source.manifest.parents["codebook"]
     lists = daily_table(settings, "recommendations").read(spark, day, day)

@@ -1,10 +1,11 @@
 """Rank the catalogue for every active user with the live model, spread over the executors.
 
-While the model stays the same, only users whose history changed are ranked, those whose list holds an item that is not
-available any more, and everyone every inference.full_every_days; the others keep their list.
+While model, code and settings stay the same, only users whose history or seen items changed are ranked, those whose
+list holds an item that is not available any more, and everyone every inference.full_every_days; the others keep their
+list of the newest day before.
 
 Reads   model/all (the live one), its codebook and additions, user_history, events, item_text up to the day; the lists
-        of the day before
+        of the newest day before
 Writes  recommendations: the day's lists, of every active user; a user without one is flagged `fallback`
 
     python -m jobs.recommend --ds 2016-10-16
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from typing import Any
+from dataclasses import replace
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -22,6 +23,7 @@ from pyspark.sql import functions as F
 from jobs.common.artefacts import live_model, store
 from jobs.common.code_version import code_version
 from jobs.common.contracts import daily_table
+from jobs.common.coverage import require_days
 from jobs.common.publishing import codes_of
 from jobs.common.rankers import model_task
 from jobs.common.settings import Settings, load_settings
@@ -36,6 +38,9 @@ from model.generation import Generation, Manifest
 
 log = logging.getLogger("recommend")
 
+MADE_BY = {"user_history": "build_user_histories", "events": "ingest", "item_text": "build_item_text"}
+"""Table -> the step that makes it."""
+
 
 def main(ds: Day, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
@@ -45,21 +50,15 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
 
 
 def recommend(spark: SparkSession, settings: Settings, model: Generation, day: dt.date) -> Generation:
-    sources = {name: daily_table(settings, name) for name in ("user_history", "events", "item_text")}
+    """ValueError when the day's features are missing: lists of what was known before would pass for the day's."""
+    sources = {name: daily_table(settings, name) for name in MADE_BY}
+    for name, source in sources.items():
+        require_days(source, day, day, MADE_BY[name])
     rows = {name: source.read(spark, None, day) for name, source in sources.items()}
-    users = with_input_hash(
-        audience(
-            rows["user_history"],
-            rows["events"],
-            interval_end=interval_end(day),
-            active_window_days=settings.publishing.active_window_days,
-            history_items=settings.model.history_items,
-            masking_types=[name for name, kind in settings.event_types.items() if kind.masks_seen],
-        )
-    ).persist()
+    users = _users(settings, rows["user_history"], rows["events"], day).persist()
     unavailable_file = _write_unavailable(spark, settings, model, rows["item_text"], day)
-    table, made_by = daily_table(settings, "recommendations"), _made_by(settings, model)
-    earlier = _earlier(table, day, made_by)
+    table, manifest = daily_table(settings, "recommendations"), _manifest(settings, model)
+    earlier = _earlier(table, day, manifest)
     kept = reusable(
         users,
         table.read(spark, earlier, earlier) if earlier else spark.createDataFrame([], table.schema),
@@ -76,11 +75,11 @@ def recommend(spark: SparkSession, settings: Settings, model: Generation, day: d
         _lists(ranked).withColumn("made_ds", today).unionByName(kept.drop("ds")).withColumn("ds", today),
         day,
         day,
-        Manifest(
+        replace(
+            manifest,
             counts={"used again": kept.count()},
-            settings=made_by["settings"] | {"used_again": earlier and earlier.isoformat()},
-            parents=made_by["parents"] | parents,
-            code_version=code_version(),
+            settings=manifest.settings | {"lists_used_again_of": earlier and earlier.isoformat()},
+            parents=manifest.parents | parents,
         ),
         "user_id",
     )
@@ -89,26 +88,56 @@ def recommend(spark: SparkSession, settings: Settings, model: Generation, day: d
     for row in table.read(spark, day, day).where("problem is not null").groupBy("problem").count().collect():
         log.warning("%d users: %s", row["count"], row.problem)
     counts = generation.manifest.counts
-    log.info("%d users have lists of %s, %d the same as before", counts["rows"], model.identity, counts["used again"])
+    again = counts["used again"]
+    log.info(
+        "%d users have lists: %d made by %s, %d used again",
+        counts["rows"],
+        counts["rows"] - again,
+        model.identity,
+        again,
+    )
     return generation
 
 
-def _made_by(settings: Settings, model: Generation) -> dict[str, dict[str, Any]]:
+def _users(settings: Settings, histories: DataFrame, events: DataFrame, day: dt.date) -> DataFrame:
+    masking = [name for name, kind in settings.event_types.items() if kind.masks_seen]
+    active = audience(
+        histories,
+        events,
+        interval_end=interval_end(day),
+        active_window_days=settings.publishing.active_window_days,
+        history_items=settings.model.history_items,
+        masking_types=masking,
+    )
+    return with_input_hash(active)
+
+
+def _manifest(settings: Settings, model: Generation) -> Manifest:
     """What all lists of a run have in common; a list of another run is as good where this is equal."""
-    return {
-        "settings": {"method": settings.method, "decoding": settings.model_json()["decoding"]},
-        "parents": {"model": model.identity, "codebook": model.manifest.parents["codebook"]},
-    }
+    decoding = settings.model.decoding
+    return Manifest(
+        settings={"method": settings.method, "beam_width": decoding.beam_width, "top_k": decoding.top_k},
+        parents={"model": model.identity, "codebook": model.manifest.parents["codebook"]},
+        code_version=code_version(),
+    )
 
 
-def _earlier(table: DailyTable, day: dt.date, made_by: dict[str, dict[str, Any]]) -> dt.date | None:
-    """The newest day before with lists, if they were made by the same."""
+def _earlier(table: DailyTable, day: dt.date, now: Manifest) -> dt.date | None:
+    """The newest day before with lists, if they were made by the same; the log says so, or why not."""
     owners = table.owners(None, day - dt.timedelta(days=1))
     if not owners:
+        log.info("everyone is ranked: there are no lists of a day before")
         return None
     generation, _, newest = owners[-1]
-    said = {"settings": generation.manifest.settings, "parents": generation.manifest.parents}
-    return newest if all(made_by[part].items() <= said[part].items() for part in made_by) else None
+    then = generation.manifest
+    pairs = [(name, value, then.settings.get(name)) for name, value in now.settings.items()]
+    pairs += [(name, value, then.parents.get(name)) for name, value in now.parents.items()]
+    pairs += [("code_version", now.code_version, then.code_version)]
+    if other := [f"{name} was {before}, is {value}" for name, value, before in pairs if value != before]:
+        log.info("everyone is ranked: for the lists of %s %s", newest, "; ".join(other))
+        return None
+    log.info("lists of %s are used again where nothing has changed", newest)
+    return newest
 
 
 def _write_unavailable(

@@ -50,10 +50,7 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
     twin = by_identity(settings, verdict.manifest.parents["twin"])
     with open_spark(settings, "report") as spark:
         users, fallbacks = _users(spark, settings, day)
-        flagged = daily_table(settings, "recommendations").read(spark, day, day).where("problem is not null")
-        problems = {
-            row.problem: row["count"] for row in flagged.groupBy("problem").count().orderBy("problem").collect()
-        }
+        problems = _problems(spark, settings, day)
     counts = _of_day(settings, "events", day).manifest.counts
     page = render(
         "report.html.j2",
@@ -102,11 +99,11 @@ def _made(lists: Generation) -> dict[str, int]:
     return {} if again is None else {"ranked": counts["rows"] - again, "used_again": again}
 
 
-def _published(settings: Settings, lists: Generation) -> dict[str, Any]:
-    """What the gate found of the lists; nothing unless they were published."""
+def _published(settings: Settings, lists: Generation) -> dict[str, Any] | None:
+    """What the gate found of the lists; None unless they were published, nothing where an older version did so."""
     newest_first = reversed(ledger_of(settings).publications.complete())
     own = (one.manifest for one in newest_first if one.manifest.parents["recommendations"] == lists.identity)
-    return next((manifest.metrics for manifest in own if manifest.metrics), {})
+    return next((one.metrics for one in own if one.key["kind"] == "publish"), None)
 
 
 def _of_day(settings: Settings, table: str, day: dt.date) -> Generation:

@@ -13,6 +13,7 @@ Writes  publications: a new one without lists; then the feature view catalogue_s
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
@@ -36,6 +37,8 @@ from jobs.common.settings import Settings, load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import SettingsFile, run
 from jobs.transforms.publication import repaired_state
+
+log = logging.getLogger("retract_items")
 
 ItemIds = Annotated[list[str], typer.Option("--item-id", help="The item to hide; give it several times for several.")]
 Undo = Annotated[bool, typer.Option("--undo", help="Show the items again instead of hiding them.")]
@@ -77,10 +80,12 @@ def retract(
             last.manifest,
             key=last.manifest.key | {"kind": "retract"},
             counts={},
+            metrics={},
             parents=last.manifest.parents | {"publication": last.identity},
         ),
     )
     put_online(spark, settings, ledger, lease, begun, draft, publication, USERS_LAST)
+    log.info("hidden now: %s", ", ".join(sorted(hidden)) or "no item")
 
 
 def _require_known(spark: SparkSession, settings: Settings, item_ids: Sequence[str]) -> None:

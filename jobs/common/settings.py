@@ -221,4 +221,5 @@ def load_settings(file: str | None = None) -> Settings:
             + ("there is no such setting" if e["type"] == "extra_forbidden" else e["msg"])
             for e in error.errors()
         ]
-        raise ValueError("\n".join([f"Settings file {path} has {len(lines)} error(s):", *lines])) from None
+        told = f"Settings file {path} has {len(lines)} error(s), those in PRECOG_… of the environment among them:"
+        raise ValueError("\n".join([told, *lines])) from None

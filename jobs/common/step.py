@@ -93,7 +93,7 @@ def run(main: Callable[..., None]) -> None:
     for noisy in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(_timed(main, time.monotonic()))
+    app.command(help=inspect.getdoc(sys.modules[main.__module__]))(_timed(main, time.monotonic()))
     try:
         app()
     except (ValueError, TryAgainError) as error:

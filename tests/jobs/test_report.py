@@ -25,7 +25,7 @@ from model.tokenizer.portrait import examples, picture, tree
 PICTURE = "picture.safetensors"
 SAYS = {
     "seconds": "finetune all",
-    "used_again": "kept their list",
+    "used_again": "kept an earlier list",
     "overlap": "publish before",
     "neighbours": "take together most",
     "reserve": "prefixes are in use",
