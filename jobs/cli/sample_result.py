@@ -12,6 +12,7 @@ from rich.table import Table
 from jobs.common import feature_store
 from jobs.common.artefacts import store
 from jobs.common.contracts import daily_table
+from jobs.common.promotions import verdicts
 from jobs.common.settings import Settings
 from model.evaluation.protocol import format_table
 
@@ -43,6 +44,9 @@ def show_result(settings: Settings, console: Console) -> None:
             markup=False,
             soft_wrap=True,
         )
+    verdict = verdicts(settings).latest()
+    if verdict is not None and verdict.manifest.metrics["promoted"] and not verdict.manifest.metrics["passed"]:
+        console.print('It is live because the settings say promotion.rule = "always"; the gate would have refused it.')
     console.print("\nWhat an app reads from the online store:")
     console.print(table, markup=False)
     report = store(settings, "report").latest()
