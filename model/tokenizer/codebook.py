@@ -62,10 +62,10 @@ class Codebook:
         cold_M = np.flatnonzero(has_behaviour_N)[::COLD_EVERY]
         nobody_M = np.zeros(len(cold_M), bool)
         cold_MP = transform.apply(text_NE[cold_M], behaviour_ND[cold_M], nobody_M, config.text_weight)
-        x_NP, text_NE = np.concatenate([x_NP, cold_MP]), np.concatenate([text_NE, text_NE[cold_M]])
+        x_NP = np.concatenate([x_NP, cold_MP])
         if config.kind == "residual_kmeans":
             return cls(config, transform, train_centroids(x_NP, config))
-        autoencoder = train_autoencoder(x_NP, text_NE, config)
+        autoencoder = train_autoencoder(x_NP, np.concatenate([text_NE, text_NE[cold_M]]), config)
         return cls(config, transform, autoencoder.codes_LKZ.detach().numpy().astype(np.float64), autoencoder)
 
     def inputs(self, text_NE: np.ndarray, behaviour_ND: np.ndarray, has_behaviour_N: np.ndarray) -> Floats:

@@ -58,8 +58,9 @@ class InputTransform:
                 )
         text_NQ = _unit(_projected(text_NE, self.text_mean_E, self.text_axes_EQ))
         behaviour_NP = _unit(_projected(behaviour_ND, self.behaviour_mean_D, self.behaviour_axes_DP))
-        cold_N = ~has_behaviour_N
-        behaviour_NP[cold_N] = _unit(self._predicted(text_NE[cold_N], text_NQ[cold_N]))
+        if text_weight < 1:  # else it weighs nothing
+            cold_N = ~has_behaviour_N
+            behaviour_NP[cold_N] = _unit(self._predicted(text_NE[cold_N], text_NQ[cold_N]))
         return np.hstack([np.sqrt(1 - text_weight) * behaviour_NP, np.sqrt(text_weight) * text_NQ])
 
     def _predicted(self, text_NE: np.ndarray, text_NQ: Floats) -> Floats:
