@@ -181,7 +181,7 @@ def of_store(spark: SparkSession, store: str, users: int, reads: int) -> tuple[l
 
 def main(quick: Annotated[bool, typer.Option("--quick", help="Few users, named kills only.")] = False) -> None:
     shutil.rmtree(ROOT, ignore_errors=True)
-    users, ranked, reads = (20_000, 2_000, 2_000) if quick else (1_000_000, 60_000, 50_000)
+    users, ranked, reads = (20_000, 2_000, 2_000) if quick else (1_000_000, 50_000, 50_000)
     figures: list[Figure] = []
     torn: list[str] = []
     read = 0.0
