@@ -20,8 +20,9 @@ from jobs.common.code_version import code_version
 from jobs.common.contracts import ITEM_VECTOR, daily_table
 from jobs.common.coverage import require_days
 from jobs.common.item_vectors import read_vectors, vectors_store
+from jobs.common.own_gpu import take_own_gpu
 from jobs.common.settings import load_settings
-from jobs.common.spark import inference_profile, open_spark, take_own_gpu, watched
+from jobs.common.spark import inference_profile, open_spark, watched
 from jobs.common.step import Day, SettingsFile, run
 from jobs.common.tables import write_rows
 from model.config import TextEncoderConfig

@@ -34,11 +34,11 @@ class Progress:
 
     def _line(self) -> str:
         elapsed = time.monotonic() - self._started
-        left = f"{elapsed / self._done * (self.total - self._done):.0f} s left" if self._done else ""
+        left = f", {elapsed / self._done * (self.total - self._done):.0f} s left" if self._done else ""
         share = self._done / max(self.total, 1)
         return (
             f"progress {self.label} {share:.0%} {self._done}/{self.total} {self.unit} "
-            f"{elapsed:.0f} s, {left} {self._note}"
+            f"{elapsed:.0f} s{left} {self._note}"
         ).rstrip()
 
     def close(self) -> None:

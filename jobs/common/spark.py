@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pyspark import StatusTracker, TaskContext
+from pyspark import StatusTracker
 from pyspark.resource import ExecutorResourceRequests, ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
 from pyspark.sql import SparkSession
 
@@ -74,13 +74,6 @@ def inference_profile(spark: SparkSession, settings: Settings) -> ResourceProfil
     return builder.build
 
 
-def take_own_gpu() -> None:
-    """Inside a task: torch is to see the GPUs that this task was given, and no others. Before torch looks for any."""
-    context = TaskContext.get()
-    if context is not None and (gpus := context.resources().get("gpu")):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.addresses)
-
-
 @contextmanager
 def watched(spark: SparkSession, label: str) -> Iterator[None]:
     """Show how many partitions of each stage are done, for as long as the block runs."""
@@ -96,12 +89,15 @@ def watched(spark: SparkSession, label: str) -> Iterator[None]:
 
 def _watch(tracker: StatusTracker, label: str, ended: threading.Event) -> None:
     shown: dict[int, tuple[Progress, int]] = {}
-    while not ended.wait(1):
-        for stage in filter(None, map(tracker.getStageInfo, tracker.getActiveStageIds())):
+    over = False
+    while not over:
+        over = ended.wait(1)  # and one last look
+        for stage in filter(None, map(tracker.getStageInfo, sorted({*shown, *tracker.getActiveStageIds()}))):
             if stage.stageId not in shown:
                 shown[stage.stageId] = Progress(f"{label}, stage {stage.stageId}", stage.numTasks, "partition"), 0
             progress, done = shown[stage.stageId]
-            progress.advance(stage.numCompletedTasks - done)
-            shown[stage.stageId] = progress, stage.numCompletedTasks
+            if stage.numCompletedTasks > done:
+                progress.advance(stage.numCompletedTasks - done)
+                shown[stage.stageId] = progress, stage.numCompletedTasks
     for progress, _ in shown.values():
         progress.close()

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pyspark.resource import ResourceProfile
 from pyspark.sql import DataFrame
 
-from jobs.common.spark import take_own_gpu
+from jobs.common.own_gpu import take_own_gpu
 from model.data.packing import batches_of_similar_length
 from model.recommender.methods.base import Bools, Ints, Ranked, Ranker, Users
 from model.recommender.registry import METHODS
