@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,20 @@ NO_ROOM = -1e8
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen"])
+@pytest.mark.parametrize("seed", range(4))
+def test_vocabulary_scores_give_the_list_of_generate(family: str, seed: int) -> None:
+    """Prompts side by side with us, one at a time and without padding there."""
+    width = 7
+    model, codes_NL, prompts = language_model(family, seed), random_codes(120, seed), random_prompts(4, seed)
+    items_BK, scores_BK = search(model, codes_NL, prompts, k=width, beam_width=width, normalisation="vocabulary")
+    for user in range(4):
+        prompt_1P = prompts.ids_BP[user : user + 1, : prompts.length_B[user]]
+        expected = generated(model, codes_NL, range(120), prompt_1P, width)
+        assert items_BK[user].tolist() == list(expected)
+        assert scores_BK[user].tolist() == pytest.approx(list(expected.values()), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen"])
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 10_000), width=st.integers(2, 14))
 def test_vocabulary_scores_equal_generate(family: str, data: st.DataObject, seed: int, width: int) -> None:
@@ -150,6 +165,8 @@ def test_vocabulary_scores_equal_generate(family: str, data: st.DataObject, seed
     # Which of two items with nearly equal scores is the last is for the last digits to say.
     assert {item for item, score in expected.items() if score > min(expected.values()) + 1e-4} <= found.keys()
     assert all(score == pytest.approx(expected[item], abs=1e-4) for item, score in found.items() if item in expected)
+    lowest = min(expected.values())
+    assert all(expected.get(better, lowest) > expected.get(worse, lowest) - 1e-4 for better, worse in pairwise(found))
 
 
 @pytest.mark.parametrize("beam_width", [5, 8])
