@@ -1,17 +1,15 @@
-"""What each family of alignment tasks adds to recommendations, at an equal budget of training tokens.
+"""What each part of Semantic Convergence adds to the language model's own lists, and what its size does.
 
-python -m benchmarks.ablation --data DIR [--tokens N] [--users N] [--only VARIANT] [--quick]
+python -m benchmarks.ablation --data DIR [--tokens N] [--users N] [--only VARIANT,…] [--budget-minutes M] [--quick]
 
-DIR: see docs/data_format.md; without it, the sample's MovieLens. Leave-one-out, the whole catalogue ranked, on so many
-of the users. A run that is stopped goes on from its last checkpoint when it is started again; a variant that is done is
-not run again.
+Each variant is the full one with a part removed, trained on as many tokens; the sizes read the sequential task alone.
+DIR: see docs/data_format.md; without it, the sample's MovieLens. Leave-one-out, the whole catalogue ranked by beam
+search, on so many of the users. What is there is not made again; a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -25,99 +23,86 @@ from rich.table import Table
 
 from benchmarks.figures import Figure, publish
 from benchmarks.movielens import write_movielens
-from benchmarks.quality import CONFIG
-from benchmarks.tokenizer import text_vectors
+from benchmarks.quality import CONFIG, BudgetError, budget
+from benchmarks.recipe import Recipe
 from jobs.common import step
-from model.behaviour.train import train_behaviour
-from model.config import BackboneConfig, FinetuneConfig, ModelConfig, TaskName
-from model.data.files import load_tensors
+from model.config import BackboneConfig, FinetuneConfig, FusionConfig, ModelConfig, TaskName, TokenizerConfig
 from model.evaluation import dataset
 from model.evaluation.lists import write_lists, write_training_set
 from model.evaluation.protocol import PROTOCOLS, evaluate_lists
 from model.generation import GenerationStore, Manifest, digest
-from model.recommender.inference import SemanticRanker
 from model.recommender.tasks import TASKS, Family
-from model.recommender.train import finetune, prepare
-from model.tokenizer.codebook import Codebook
-from model.tokenizer.train import ITEMS_FILE, write_item_codes
+from model.recommender.train import prepare
 
 ROOT = Path("build/ablation")
 SAMPLED_BATCHES = 30
 K = 10
 SHOWN = ("HR@10", "NDCG@10")
-MODEL = dataclasses.replace(
-    CONFIG,
-    backbone=BackboneConfig(hidden_size=128, layers=2, heads=4, intermediate_size=384),
-    finetune=FinetuneConfig(batch_size=64, row_tokens=256, patience=0, checkpoint_steps=200),
-)
 SHARE = 0.1
 """Examples of each further task per window."""
 
 console = Console(highlight=False, width=160)
 
 
-def mixture(*families: Family, negatives: bool = False) -> dict[TaskName, float]:
+def mixture(*families: Family, negatives: bool = True) -> dict[TaskName, float]:
     further = (task for task in TASKS.values() if task.family in families and (negatives or not task.others))
     return {task.name: SHARE for task in further} | {"next_item": 1.0}
 
 
-VARIANTS: dict[str, dict[TaskName, float]] = {
-    "sequential": {"next_item": 1.0},
-    "textual": mixture(Family.TEXTUAL),
-    "query": mixture(Family.TEXTUAL, Family.QUERY),
-    "negatives": mixture(*Family, negatives=True),
+FULL = replace(
+    CONFIG,
+    tokenizer=TokenizerConfig(kind="autoencoder", epochs=10),
+    backbone=BackboneConfig(hidden_size=128, layers=2, heads=4, intermediate_size=384),
+    finetune=FinetuneConfig(batch_size=64, row_tokens=256, patience=0, checkpoint_steps=200, mixture=mixture(*Family)),
+    fusion=FusionConfig(signals=[]),
+)
+
+
+def mixed(config: ModelConfig, shares: dict[TaskName, float]) -> ModelConfig:
+    return replace(config, finetune=replace(config.finetune, mixture=shares))
+
+
+def sized(config: ModelConfig, hidden: int, layers: int) -> ModelConfig:
+    backbone = BackboneConfig(hidden_size=hidden, layers=layers, heads=hidden // 32, intermediate_size=3 * hidden)
+    return replace(config, backbone=backbone)
+
+
+SEQUENTIAL = mixed(FULL, {"next_item": 1.0})
+VARIANTS: dict[str, ModelConfig] = {
+    "full": FULL,
+    "no_alignment_loss": replace(FULL, tokenizer=replace(FULL.tokenizer, alignment_weight=0.0)),
+    "no_behaviour": replace(FULL, tokenizer=replace(FULL.tokenizer, text_weight=1.0)),
+    "no_negatives": mixed(FULL, mixture(*Family, negatives=False)),
+    "no_textual": mixed(FULL, mixture(Family.SEQUENTIAL, Family.QUERY)),
+    "no_query": mixed(FULL, mixture(Family.SEQUENTIAL, Family.TEXTUAL)),
+    "no_tasks": SEQUENTIAL,
+    "size_64_1": sized(SEQUENTIAL, 64, 1),
+    "size_128_2": SEQUENTIAL,
+    "size_256_3": sized(SEQUENTIAL, 256, 3),
 }
-"""Each has all that the one before has."""
 
 
-def inputs_of(folder: Path, data: dataset.Interactions, split: dataset.Split, encoder_epochs: int) -> dict[str, str]:
-    """The training set of the split, and codes from the sequential encoder's vectors and the titles'."""
-    encoder = dataclasses.replace(CONFIG, behaviour=dataclasses.replace(CONFIG.behaviour, epochs=encoder_epochs))
-    root = ROOT / f"{folder.name}-{digest([data.digest, asdict(encoder.behaviour), asdict(MODEL.tokenizer)])}"
-    inputs = {name: str(root / name) for name in ("training_set", "behaviour", "codebook")}
-    if not (root / "codebook" / ITEMS_FILE).exists():
-        write_training_set(
-            root / "training_set", data, split, MODEL.history_items, MODEL.window_items, MODEL.validation_users
-        )
-        train_behaviour({"config": asdict(encoder), "inputs": inputs, "output": inputs["behaviour"]})
-        behaviour = load_tensors(f"{inputs['behaviour']}/vectors.safetensors")
-        vectors = text_vectors(folder.name, data.titles), behaviour["vectors"], behaviour["count"] > 0
-        codebook = Codebook.train(MODEL.tokenizer, data.item_ids, *vectors)
-        nobody_ML = np.empty((0, MODEL.tokenizer.levels), np.int64)
-        codes_NL = codebook.assign(data.item_ids, codebook.inputs(*vectors), nobody_ML)
-        codebook.save(inputs["codebook"])
-        write_item_codes(f"{inputs['codebook']}/{ITEMS_FILE}", data.item_ids, data.titles, codes_NL)
-    return inputs
-
-
-def config_of(variant: str, inputs: dict[str, str], tokens: float) -> tuple[ModelConfig, float]:
-    """Settings of a variant with the whole epochs that come nearest to the budget, and the tokens of these."""
-    config = dataclasses.replace(MODEL, finetune=dataclasses.replace(MODEL.finetune, mixture=VARIANTS[variant]))
-    batches = prepare(config, inputs).batches
+def budgeted(config: ModelConfig, recipe: Recipe, tokens: float) -> tuple[ModelConfig, float]:
+    """The settings with the whole epochs that come nearest to the budget, and the tokens of these."""
+    batches = prepare(config, recipe.inputs(config, "codebook")).batches
     sampled = [batch.tokens for batch in islice(batches.read(epoch=0, shard=0, shards=1), SAMPLED_BATCHES)]
     per_epoch = float(np.mean(sampled)) * batches.per_shard(1)
     epochs = max(1, round(tokens / per_epoch))
-    recipe = dataclasses.replace(config.finetune, epochs=epochs)
-    return dataclasses.replace(config, finetune=recipe), epochs * per_epoch
+    return replace(config, finetune=replace(config.finetune, epochs=epochs)), epochs * per_epoch
 
 
-def lists_of(
-    variant: str, config: ModelConfig, inputs: dict[str, str], data: dataset.Interactions, split: dataset.Split
-) -> Path:
+def lists_of(variant: str, config: ModelConfig, recipe: Recipe, split: dataset.Split) -> Path:
     """The ranked lists of a variant, trained now unless it was before."""
-    store = GenerationStore(str(Path(inputs["codebook"]).parent), variant)
+    store = GenerationStore(str(recipe.root), f"lists-{variant}")
     key = {"settings": digest([asdict(config), split.case_user_C.size])}
     made = store.latest()
     if made is None or made.manifest.key != key:
+        ranker = recipe.ranker(config)
         draft = store.begin()
-        request = {"config": asdict(config), "inputs": inputs, "output": draft.uri}
-        checkpoints = f"{store.uri}-checkpoints"
-        finetune(request | {"checkpoints": checkpoints})
-        ranker = SemanticRanker.load(request | {"inputs": inputs | {"model": draft.uri}})
         lists = Path(draft.path("lists.parquet"))
-        write_lists(lists, variant, ranker, data, split, history_items=config.history_items, k=K)
+        lists.parent.mkdir(parents=True)
+        write_lists(lists, variant, ranker, recipe.data, split, history_items=config.history_items, k=K)
         made = draft.commit(Manifest(key=key))
-        shutil.rmtree(checkpoints, ignore_errors=True)
     return Path(made.path("lists.parquet"))
 
 
@@ -126,22 +111,29 @@ def main(
     tokens: Annotated[float, typer.Option(help="Budget of each variant.")] = 8e6,
     users: Annotated[int, typer.Option(help="Who are asked about, evenly drawn.")] = 5000,
     only: Annotated[str, typer.Option(help="Variants, separated by commas.")] = ",".join(VARIANTS),
+    budget_minutes: Annotated[float | None, typer.Option(help="Stop after so long; run again to go on.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small budget, few users.")] = False,
 ) -> None:
     unknown = sorted(set(only.split(",")) - set(VARIANTS))
     if unknown:
         raise ValueError(f"--only {', '.join(unknown)}: there are {', '.join(VARIANTS)}.")
-    tokens, users, encoder_epochs = (3e5, 300, 3) if quick else (tokens, users, CONFIG.behaviour.epochs)
+    tokens, users = (3e5, 300) if quick else (tokens, users)
     folder = data or write_movielens(ROOT / "movielens")
     interactions = dataset.read_folder(folder)
     split = dataset.leave_one_out(interactions)
-    inputs = inputs_of(folder, interactions, split, encoder_epochs)
     asked_C = np.unique(np.linspace(0, split.case_user_C.size - 1, users).astype(int))
-    asked = dataclasses.replace(split, case_user_C=split.case_user_C[asked_C], case_place_C=split.case_place_C[asked_C])
+    asked = replace(split, case_user_C=split.case_user_C[asked_C], case_place_C=split.case_place_C[asked_C])
+    recipe = Recipe(ROOT / f"{folder.name}-{digest(interactions.digest)}", interactions, split.name)
+    shape = CONFIG.history_items, CONFIG.window_items, CONFIG.validation_users
+    write_training_set(recipe.root / "training_set", interactions, split, *shape)
     made, seen = [], {}
-    for variant in only.split(","):
-        config, seen[variant] = config_of(variant, inputs, tokens)
-        made.append(lists_of(variant, config, inputs, interactions, asked))
+    try:
+        with budget(budget_minutes):
+            for variant in only.split(","):
+                config, seen[variant] = budgeted(VARIANTS[variant], recipe, tokens)
+                made.append(lists_of(variant, config, recipe, asked))
+    except BudgetError:
+        console.print(f"The {budget_minutes:g} minutes are over. Run again to go on.")
     columns = ["method", "masked", "user_id", "key", "rank"]
     found = evaluate_lists(pa.concat_tables(pq.read_table(file, columns=columns) for file in made), only.split(",")[0])
     table = Table(title=f"{folder.name}, {asked_C.size:,} users, leave-one-out", title_justify="left")

@@ -127,7 +127,7 @@ def compare(model: Any, token_ids_LK: Tensor, codes_NL: np.ndarray, size: Size, 
         return output
 
     def tree(search: BeamSearch) -> tuple[Tensor, Tensor]:
-        return search(own_BP, length_B, seen, available, beam_width=BEAM, k=BEAM)
+        return search(own_BP, length_B, Allowed(available, seen), beam_width=BEAM, k=BEAM)
 
     _check_equal(generate(), tree(of_vocabulary)[0], codes_NL, token_ids_LK, prompt)
     return interleaved_seconds(size.rounds, generate, lambda: tree(of_vocabulary), lambda: tree(of_level))

@@ -36,7 +36,7 @@ from jobs.common.spark import open_spark
 from jobs.publish import publish as publish_lists
 from jobs.recommend import recommend
 from model.decoding.beam import BeamSearch
-from model.decoding.trie import Available, Trie
+from model.decoding.trie import Allowed, Available, Trie
 
 ROOT = Path("build/publish").absolute()
 ITEMS = 10_000
@@ -138,7 +138,7 @@ def live_decoding() -> float:
     seconds = []
     for _ in range(5):
         started = time.perf_counter()
-        search(ids_1P, torch.tensor([81]), torch.empty(1, 0, dtype=torch.int64), available, beam_width=K, k=K)
+        search(ids_1P, torch.tensor([81]), Allowed(available, torch.empty(1, 0, dtype=torch.int64)), beam_width=K, k=K)
         seconds.append(time.perf_counter() - started)
     return median(seconds)
 

@@ -1,8 +1,10 @@
 """Fine-tune the language model on the alignment tasks, in training processes that TorchDistributor starts.
 
-Reads   training_set/<split>, codebook/<split>
-Writes  model/<split>: a Hugging Face folder, LoRA merged, with the code tokens in its vocabulary; while it trains,
-        checkpoints/<split>, where a killed training goes on when it is run again
+Then learn, on the validation cases, how much each signal of the late fusion weighs.
+
+Reads   training_set/<split>, codebook/<split>, behaviour/<split>
+Writes  model/<split>: a Hugging Face folder, LoRA merged, with the code tokens in its vocabulary; in it fusion/, the
+        weights and counts of the late fusion; while it trains, checkpoints/<split>, where a killed training goes on
 
     python -m jobs.finetune --ds 2016-10-16 --split all
 """
@@ -11,8 +13,9 @@ from __future__ import annotations
 
 import fsspec
 
-from jobs.common.artefacts import commit_trained, descendant, newest, store
+from jobs.common.artefacts import by_identity, commit_trained, descendant, newest, store
 from jobs.common.launch import launch
+from jobs.common.rankers import FUSION, signal_inputs
 from jobs.common.settings import load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, SplitOption, run
@@ -23,19 +26,30 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
     settings = load_settings(settings_file)
     training_set = newest(settings, "training_set", split, ds.date(), "build_training_set")
     codebook = descendant(settings, "codebook", split, ds.date(), training_set, "train_tokenizer")
+    behaviour = by_identity(settings, codebook.manifest.parents["behaviour"])
+    if "teacher" in settings.model.fusion.signals and behaviour.manifest.settings["behaviour"]["kind"] != "sasrec":
+        raise ValueError(
+            f"fusion.signals names teacher, but {behaviour.identity} knows no order: leave the signal out."
+        )
     require_mlflow(settings)
     draft = store(settings, "model", split).begin()
     checkpoints = settings.store_uri("checkpoints", split)
+    inputs = {"training_set": training_set.uri, "codebook": codebook.uri}
     request = {
         "config": settings.model_json(),
-        "inputs": {"training_set": training_set.uri, "codebook": codebook.uri},
+        "inputs": inputs,
         "output": draft.uri,
         "checkpoints": checkpoints,
     }
     with open_spark(settings, "finetune"):
         metrics = launch(settings.training, "model.recommender.train:finetune", request)
-    parents = {"training_set": training_set, "codebook": codebook}
-    shapes = ("backbone", "finetune", "history_items", "window_items")
+        if settings.model.fusion.signals:
+            alone = settings.training.model_copy(update={"processes": 1})
+            known = inputs | {"model": draft.uri} | signal_inputs(behaviour)
+            fitting = request | {"inputs": known, "output": draft.path(FUSION)}
+            metrics["fusion"] = launch(alone, "model.recommender.fusion:fit", fitting)
+    parents = {"training_set": training_set, "codebook": codebook, "behaviour": behaviour}
+    shapes = ("backbone", "finetune", "fusion", "history_items", "window_items")
     speed = metrics.pop("speed")  # differs from run to run, so no manifest has it
     model = commit_trained(settings, draft, ds.date(), split, metrics, parents, shapes)
     log_training(settings, model.identity, metrics, speed)

@@ -1,30 +1,37 @@
 """Let the newest model go live, if the evaluation allows it.
 
 The pointer of model/all moves to the model that learned the same recipe from all data. The verdict with its reasons is
-kept whatever it is. A refusal under `promotion.rule = "gate"` is an answer, not a failure: the champion stays.
+kept whatever it is, for programs and as a page. A refusal under `promotion.rule = "gate"` is an answer, not a failure:
+the champion stays.
 
-Reads   evaluation, model/all and its codebook's health
-Writes  promotion: the verdict; model/all/CURRENT
+Reads   evaluation, the model that it judged, model/all and its codebook's health
+Writes  promotion: the verdict, verdict.html; model/all/CURRENT
 
     python -m jobs.promote --ds 2016-10-16
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from typing import Any
 
 from jobs.common.artefacts import by_identity, store
 from jobs.common.code_version import code_version
+from jobs.common.pages import render
 from jobs.common.promotions import verdicts
+from jobs.common.quality_plots import plot_methods, plot_segments
 from jobs.common.settings import load_settings
 from jobs.common.step import Day, SettingsFile, run
 from model.evaluation.metrics import Comparison
-from model.generation import Generation, Manifest
+from model.generation import Generation, Manifest, write_atomically
 
 log = logging.getLogger("promote")
 
 JUDGED_BY = ("HR@10", "NDCG@10")
+MAIN_TASK = "next_item"
+LOSS_MARGIN = 0.1
+PAGE = "verdict.html"
 
 
 def main(ds: Day, settings_file: SettingsFile = None) -> None:
@@ -34,32 +41,29 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
     candidate = models.latest()
     if evaluation is None or candidate is None:
         raise ValueError("Nothing to judge: run jobs.evaluate and jobs.finetune --split all first.")
+    twin = by_identity(settings, evaluation.manifest.parents["challenger"])
     codebook = by_identity(settings, candidate.manifest.parents["codebook"])
-    health, comparisons = _health(codebook), _comparisons(evaluation.manifest.metrics)
-    reasons = [*health, *comparisons]
+    health = _health(candidate, twin, codebook, evaluation)
+    reasons = [*health, *_comparisons(evaluation.manifest.metrics)]
     # With nothing live yet, any healthy model is better than none.
     counted = reasons if "champion" in evaluation.manifest.parents else health
     passed = all(ok for ok, _ in counted)
     promoted = passed or settings.promotion.rule == "always"
-    verdicts(settings).begin().commit(
-        Manifest(
-            key={"ds": ds.date().isoformat()},
-            metrics={
-                "promoted": promoted,
-                "passed": passed,
-                "rule": settings.promotion.rule,
-                "reasons": [{"passed": ok, "text": text} for ok, text in reasons],
-            },
-            parents={
-                "live": candidate.identity,
-                "twin": evaluation.manifest.parents["challenger"],
-                "evaluation": evaluation.identity,
-            },
-            code_version=code_version(),
-        )
+    verdict = {
+        "promoted": promoted,
+        "passed": passed,
+        "rule": settings.promotion.rule,
+        "reasons": [{"passed": ok, "text": text} for ok, text in reasons],
+    }
+    parents = {"live": candidate.identity, "twin": twin.identity, "evaluation": evaluation.identity}
+    draft = verdicts(settings).begin()
+    write_atomically(draft.path(PAGE), _page(ds.date(), verdict, parents, evaluation).encode())
+    draft.commit(
+        Manifest(key={"ds": ds.date().isoformat()}, metrics=verdict, parents=parents, code_version=code_version())
     )
     for ok, text in reasons:
         log.info("%s  %s", "pass" if ok else "FAIL", text)
+    log.info("the verdict as a page: %s", draft.path(PAGE))
     if promoted:
         models.point_to(candidate)
         log.info("%s is live (rule: %s)", candidate.identity, settings.promotion.rule)
@@ -67,9 +71,36 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
         log.warning("%s is not promoted: the live model stays", candidate.identity)
 
 
-def _health(codebook: Generation) -> list[tuple[bool, str]]:
+def _health(
+    candidate: Generation, twin: Generation, codebook: Generation, evaluation: Generation
+) -> list[tuple[bool, str]]:
+    """What must hold of any model that goes live, the first one too."""
     collisions = codebook.manifest.metrics["collisions_after"]
-    return [(collisions == 0, f"codes shared by two items: {collisions}")]
+    judged = evaluation.manifest.metrics["beyond"]["challenger"]["lists"]
+    loss, twin_loss = (one.manifest.metrics["loss"].get(MAIN_TASK, [0.0])[-1] for one in (candidate, twin))
+    same = candidate.manifest.settings == twin.manifest.settings
+    return [
+        (collisions == 0, f"codes shared by two items: {collisions}"),
+        (judged["invalid_rate"] == 0, f"share of listed codes that name no item: {judged['invalid_rate']:g}"),
+        (same, f"the recipe is {'that' if same else 'not that'} of {twin.identity}, which was judged"),
+        (
+            loss <= twin_loss * (1 + LOSS_MARGIN),
+            f"last loss on all data {loss:.3f}, of the judged model {twin_loss:.3f}: "
+            f"at most {LOSS_MARGIN:.0%} more is allowed",
+        ),
+    ]
+
+
+def _page(day: dt.date, verdict: dict[str, Any], parents: dict[str, str], evaluation: Generation) -> str:
+    return render(
+        "verdict.html.j2",
+        day=day,
+        verdict=verdict,
+        parents=parents | evaluation.manifest.parents,
+        quality=evaluation.manifest.metrics,
+        methods_plot=plot_methods(evaluation.manifest.metrics),
+        segments_plot=plot_segments(evaluation.manifest.metrics["beyond"]),
+    )
 
 
 def _comparisons(metrics: dict[str, Any]) -> list[tuple[bool, str]]:

@@ -1,7 +1,7 @@
-"""One self-contained HTML page about the day's run: volumes, quality, verdict, training, codes, ten users.
+"""One self-contained HTML page about the day's run: what changed, volumes, quality, verdict, training, codes, users.
 
-Reads   recommendations, events and quarantine of the day, and what was published of them; the live model, its codebook,
-        verdict and evaluation
+Reads   recommendations, events and quarantine of the day and of the day before, and what was published of them; the
+        live model, its codebook, verdict and evaluation
 Writes  report: report.html
 
     python -m jobs.report --ds 2016-10-16
@@ -25,7 +25,8 @@ from jobs.common.codebook_plots import plot_picture, plot_usage
 from jobs.common.contracts import daily_table
 from jobs.common.pages import png, render
 from jobs.common.promotions import live_verdict
-from jobs.common.publishing import ledger_of
+from jobs.common.publishing import codes_of, ledger_of
+from jobs.common.quality_plots import estimate, plot_methods, plot_segments
 from jobs.common.settings import Settings, load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, run
@@ -37,38 +38,42 @@ from model.recommender.tasks import TASKS
 log = logging.getLogger("report")
 
 SHOWN_USERS, SHOWN_ITEMS = 10, 5
+TILES = ("events", "users with a list", "users on the fallback", "items with a code")
+QUARANTINED = "quarantined: "
 
 
 def main(ds: Day, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
     day = ds.date()
-    lists = _of_day(settings, "recommendations", day)
+    lists, earlier = _of_day(settings, "recommendations", day), _day_before(settings, day)
     model = by_identity(settings, lists.manifest.parents["model"])
     codebook = by_identity(settings, lists.manifest.parents["codebook"])
     verdict = live_verdict(settings, model)
     evaluation = by_identity(settings, verdict.manifest.parents["evaluation"])
     twin = by_identity(settings, verdict.manifest.parents["twin"])
     with open_spark(settings, "report") as spark:
-        users, fallbacks = _users(spark, settings, day)
+        users = _users(spark, settings, day, earlier)
+        facts, facts_before = (_facts(spark, settings, one) if one else {} for one in (day, earlier))
         problems = _problems(spark, settings, day)
-    counts = _of_day(settings, "events", day).manifest.counts
     page = render(
         "report.html.j2",
         day=day,
         model=model,
         codebook=codebook,
-        tiles={
-            "events of the day": f"{counts['events']:,}",
-            "users with a list": f"{lists.manifest.counts['rows'] - fallbacks:,}",
-            "users on the fallback": f"{fallbacks:,}",
-            "items with a code": f"{codebook.manifest.metrics['items']:,}",
-        },
+        tiles={name: value for name, value in facts.items() if name in TILES},
+        earlier=earlier,
+        changes=changes(facts_before, facts),
         lists=_made(lists),
         published=_published(settings, lists),
         problems=problems,
-        quarantined={reason: n for reason, n in counts.items() if reason.startswith("quarantined: ")},
+        quarantined=_quarantined(_of_day(settings, "events", day)),
         quality=evaluation.manifest.metrics,
         metric_names=list(METRICS),
+        methods_plot=plot_methods(evaluation.manifest.metrics),
+        segments_plot=plot_segments(evaluation.manifest.metrics["beyond"])
+        if "beyond" in evaluation.manifest.metrics
+        else None,
+        estimate=estimate,
         verdict=verdict.manifest.metrics,
         loss_plot=_plot_losses({"judged": twin, "live": model}),
         trained={"judged": twin.manifest.metrics, "live": model.manifest.metrics},
@@ -77,6 +82,7 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
         codebook_picture=_picture(codebook),
         users=users,
         seconds=timings.of_day(settings, day),
+        cost_per_hour=settings.cost_per_hour,
         parents=lists.manifest.parents,
     )
     draft = store(settings, "report").begin()
@@ -84,6 +90,45 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
     parents = {"recommendations": lists.identity, "evaluation": evaluation.identity, "model": model.identity}
     draft.commit(Manifest(key={"ds": day.isoformat()}, parents=parents, code_version=code_version()))
     log.info("report: %s", draft.path("report.html"))
+
+
+def changes(before: dict[str, int | str], now: dict[str, int | str]) -> list[tuple[str, str, str, str]]:
+    """(fact, before, now, change) of what both days know; the change in percent, of a name whether it is another."""
+    rows = []
+    for name, value in now.items():
+        old = before.get(name)
+        if isinstance(value, int) and isinstance(old, int):
+            change = f"{100 * (value - old) / old:+.1f}%" if old else ("" if value == old else "new")
+            rows.append((name, f"{old:,}", f"{value:,}", change))
+        elif old is not None:
+            rows.append((name, str(old), str(value), "" if value == old else "changed"))
+    return rows
+
+
+def _day_before(settings: Settings, day: dt.date) -> dt.date | None:
+    """The newest day before that has lists."""
+    owners = daily_table(settings, "recommendations").owners(None, day - dt.timedelta(days=1))
+    return owners[-1][2] if owners else None
+
+
+def _facts(spark: SparkSession, settings: Settings, day: dt.date) -> dict[str, int | str]:
+    """What a day's lists were made of."""
+    lists = _of_day(settings, "recommendations", day).manifest
+    rows = daily_table(settings, "recommendations").read(spark, day, day)
+    fallbacks = rows.where("source = 'fallback'").count()
+    facts: dict[str, int | str] = {"users with a list": rows.count() - fallbacks, "users on the fallback": fallbacks}
+    for events, _, _ in daily_table(settings, "events").owners(day, day):
+        facts |= {"events": events.manifest.counts["events"]}
+        facts |= {"rows in quarantine": sum(_quarantined(events).values())}
+    found = daily_table(settings, "item_text").read(spark, None, day)
+    facts["items in the catalogue"] = newest_per_key(found, "item_id").where("available").count()
+    identity = lists.parents["codebook"]
+    facts["items with a code"] = codes_of(spark, settings, identity).count()
+    return facts | {"model": lists.parents["model"], "codes": identity}
+
+
+def _quarantined(events: Generation) -> dict[str, int]:
+    return {reason: n for reason, n in events.manifest.counts.items() if reason.startswith(QUARANTINED)}
 
 
 def _problems(spark: SparkSession, settings: Settings, day: dt.date) -> dict[str, int]:
@@ -114,27 +159,27 @@ def _of_day(settings: Settings, table: str, day: dt.date) -> Generation:
     return owners[0][0]
 
 
-def _users(spark: SparkSession, settings: Settings, day: dt.date) -> tuple[list[dict[str, Any]], int]:
-    """Ten users, drawn by a hash, with titles; and the number of users without a list of the model's."""
-    lists = daily_table(settings, "recommendations").read(spark, day, day)
-    fallbacks = lists.where("source = 'fallback'").count()
-    shown = lists.where("source = 'model'").orderBy(F.xxhash64("user_id"), "user_id").limit(SHOWN_USERS)
+def _users(spark: SparkSession, settings: Settings, day: dt.date, earlier: dt.date | None) -> list[dict[str, Any]]:
+    """Ten users, drawn by a hash: the titles of their history, of their list, and of the list before it."""
+    table = daily_table(settings, "recommendations")
+    lists = table.read(spark, day, day).where("source = 'model'")
+    shown = lists.orderBy(F.xxhash64("user_id"), "user_id").limit(SHOWN_USERS)
     histories = daily_table(settings, "user_history").read(spark, None, day).join(shown, "user_id", "left_semi")
-    newest = newest_per_key(histories, "user_id").select("user_id", F.reverse("item_ids").alias("history"))
+    newest = newest_per_key(histories, "user_id").select("user_id", F.reverse("item_ids").alias("item_ids"))
     titles = newest_per_key(daily_table(settings, "item_text").read(spark, None, day), "item_id")
-    named = {
-        column: _titles(frame, column, titles).orderBy("user_id").collect()
-        for frame, column in ((newest, "history"), (shown.withColumnRenamed("item_ids", "recommended"), "recommended"))
-    }
-    return [
-        {"name": past["name"], "history": past["titles"], "recommended": future["titles"]}
-        for past, future in zip(named["history"], named["recommended"], strict=True)
-    ], fallbacks
+    frames = {"history": newest, "recommended": shown}
+    if earlier is not None:
+        frames["before"] = table.read(spark, earlier, earlier).join(shown, "user_id", "left_semi")
+    users: dict[str, dict[str, Any]] = {}
+    for part, frame in frames.items():
+        for row in _titles(frame, titles).orderBy("user_id").collect():
+            users.setdefault(row["name"], {"name": row["name"], "before": []})[part] = row["titles"]
+    return list(users.values())
 
 
-def _titles(lists: DataFrame, column: str, titles: DataFrame) -> DataFrame:
+def _titles(lists: DataFrame, titles: DataFrame) -> DataFrame:
     """(user_id, name, titles): the first titles of each list; `name` is the user's id, hashed."""
-    placed = lists.select("user_id", F.posexplode(F.slice(column, 1, SHOWN_ITEMS)).alias("place", "item_id"))
+    placed = lists.select("user_id", F.posexplode(F.slice("item_ids", 1, SHOWN_ITEMS)).alias("place", "item_id"))
     ordered = F.array_sort(F.collect_list(F.struct("place", "title")))["title"]
     name = F.substring(F.sha2("user_id", 256), 1, 8)
     return placed.join(titles, "item_id").groupBy("user_id").agg(name.alias("name"), ordered.alias("titles"))

@@ -1,6 +1,6 @@
 """Train the item tokenizer: one code (u, v, x, y) for every item of the training set, each code for one item.
 
-Reads   training_set/<split>, behaviour/<split>, item_vectors
+Reads   training_set/<split>, behaviour/<split> and the items' text vectors in it
 Writes  codebook/<split>: the frozen codebooks, the items' codes, the health figures
 
     python -m jobs.train_tokenizer --ds 2016-10-16 --split all
@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 
 from jobs.common.artefacts import code_files, commit_trained, descendant, newest, store
-from jobs.common.item_vectors import write_text_vectors
+from jobs.common.item_vectors import TEXT_VECTORS_FILE
 from jobs.common.settings import load_settings
-from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, SplitOption, run
 from model.tokenizer.health import churn
 from model.tokenizer.train import ITEMS_FILE, train_tokenizer
@@ -26,16 +25,23 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
     settings = load_settings(settings_file)
     training_set = newest(settings, "training_set", split, ds.date(), "build_training_set")
     behaviour = descendant(settings, "behaviour", split, ds.date(), training_set, "train_behaviour")
+    encoder = behaviour.manifest.settings["text_encoder"]
+    if encoder != settings.model_json()["text_encoder"]:
+        raise ValueError(
+            f"{behaviour.identity} has text vectors of {encoder['name']} in other settings than model.text_encoder has "
+            f"now. Run: python -m jobs.train_behaviour --ds {ds.date()} --split {split}"
+        )
     codebooks = store(settings, "codebook", split)
     previous = codebooks.latest()
     draft = codebooks.begin()
-    with open_spark(settings, "train_tokenizer") as spark:
-        items = spark.read.parquet(training_set.path("items"))
-        text_vectors = write_text_vectors(spark, settings, items, draft)
     metrics = train_tokenizer(
         {
             "config": settings.model_json(),
-            "inputs": {"training_set": training_set.uri, "behaviour": behaviour.uri, "text_vectors": text_vectors},
+            "inputs": {
+                "training_set": training_set.uri,
+                "behaviour": behaviour.uri,
+                "text_vectors": behaviour.path(TEXT_VECTORS_FILE),
+            },
             "output": draft.uri,
         }
     )

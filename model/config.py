@@ -65,6 +65,9 @@ class BehaviourConfig:
     layers: int = 2
     heads: int = 2
     """Of sasrec's attention."""
+    text_dim: int = 128
+    """sasrec: so many principal components of an item's text vector are projected into its embedding, beside the part
+    that is the item's own; 0: items are their ids alone."""
     dropout: float = 0.2
     epochs: int = 6
     batch_size: int = 64
@@ -146,10 +149,13 @@ class BackboneConfig:
     """0 trains every weight; above 0 trains LoRA factors on all linear layers and the new tokens' embeddings."""
     lora_alpha: float = 32.0
     lora_dropout: float = 0.05
+    dropout: float = 0.0
+    """While it is trained, share of the embeddings' and of each layer's two outputs that is left out: a small model
+    from scratch learns a small data set by heart without it."""
 
     def __post_init__(self) -> None:
         _require(self, 1, "hidden_size", "layers", "heads", "intermediate_size", "text_vocabulary", "max_positions")
-        _require(self, 0, "lora_rank", "lora_dropout")
+        _require(self, 0, "lora_rank", "lora_dropout", "dropout")
 
 
 @dataclass(frozen=True)
@@ -196,6 +202,27 @@ class FinetuneConfig:
             raise ValueError(f"mixture: {', '.join(below)}: examples per window cannot be below 0.")
 
 
+SignalName = Literal["language_model", "teacher", "item_knn", "successor", "text", "last_text"]
+"""What late fusion adds up; model/recommender/signals.py says what each is."""
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Late fusion: the language model's scores beside its teacher's, counted ones and those of the texts."""
+
+    __pydantic_config__: ClassVar = STRICT
+    signals: list[SignalName] = field(default_factory=lambda: list(get_args(SignalName)))
+    """Empty: the language model's beam search alone."""
+    shortlist: int = 50
+    """Items a user, best by the signals but the language model's, whose codes the language model scores."""
+    penalty: float = 5.0
+    """Pull of the weights towards their defaults, in validation cases per squared standard deviation."""
+
+    def __post_init__(self) -> None:
+        _require(self, 1, "shortlist")
+        _require(self, 0, "penalty")
+
+
 @dataclass(frozen=True)
 class DecodingConfig:
     __pydantic_config__: ClassVar = STRICT
@@ -216,6 +243,7 @@ class ModelConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     history_items: int = 20
     """Newest items of a user that a model reads at inference."""

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from jobs.common.artefacts import additions_store, by_identity, code_files
+from jobs.common.item_vectors import TEXT_VECTORS_FILE
 from jobs.common.settings import Settings
 from jobs.transforms.ranking import RankingTask
 from model.generation import Generation
+
+FUSION = "fusion"
+"""Folder of a model with its late fusion."""
+
+
+def signal_inputs(behaviour: Generation) -> dict[str, str]:
+    """What the signals beside the language model are read from."""
+    return {"behaviour": behaviour.uri, "text_vectors": behaviour.path(TEXT_VECTORS_FILE)}
 
 
 def model_task(
     settings: Settings, model: Generation, protocols: tuple[bool, ...] = (True,), unavailable_file: str = ""
 ) -> RankingTask:
-    """Rank with a model generation and the codes it was trained on, items added since included."""
+    """Rank with a model generation as it was trained, fused or not, and with its codes, items added since included."""
     codebook = by_identity(settings, model.manifest.parents["codebook"])
     inputs = {
         "model": model.uri,
         "codebook": codebook.uri,
         "codebook_additions": [addition.uri for addition in additions_store(settings, codebook).complete()],
     }
+    if model.manifest.settings.get(FUSION, {}).get("signals"):
+        behaviour = by_identity(settings, model.manifest.parents["behaviour"])
+        inputs |= {FUSION: model.path(FUSION), **signal_inputs(behaviour)}
     return RankingTask(
         settings.method,
         {"config": settings.model_json(), "inputs": inputs},

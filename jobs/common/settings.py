@@ -169,6 +169,8 @@ class Settings(BaseSettings):
     inference: Inference = Inference()
     promotion: Promotion = Promotion()
     publishing: Publishing = Publishing()
+    cost_per_hour: float = Field(0, ge=0)
+    """What an hour of the machines costs, in any currency: the report says what each step did. 0: it does not."""
     method: Literal["semantic_convergence"] = "semantic_convergence"
     model: ModelConfig = ModelConfig()
 

@@ -103,6 +103,9 @@ class Dccf(nn.Module):
         labels_X = torch.arange(len(a_XD), device=a_XD.device)
         return F.cross_entropy(a_XD @ b_XD.T / self.temperature, labels_X, reduction="sum") / max(len(a_XD), 1)
 
+    def weights(self) -> dict[str, Tensor]:
+        return self.state_dict()
+
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
         """[N,D]: what the tokenizer reads, the vectors of what an item's takers take [ours].

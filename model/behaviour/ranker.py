@@ -1,6 +1,6 @@
 """SASRec as a method of its own: the strongest plain baseline, and the teacher whose item vectors the tokenizer reads.
 
-Shapes: B users, H history items, N items.
+Shapes: B users, H history items, N items, E text dimensions, D width.
 """
 
 from __future__ import annotations
@@ -9,32 +9,68 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from model.behaviour.sasrec import PAD, SasRec
-from model.config import model_config
-from model.data.files import load_tensors
+from model.behaviour.train import ENCODER_FILE
+from model.config import BehaviourConfig
+from model.data.files import load_json, load_tensors
 from model.evaluation.scored import ScoreRanker, Scores
 from model.recommender.methods.base import Ints
 
 
+def load_encoder(behaviour: str, text_NE: np.ndarray | None = None) -> tuple[SasRec, np.ndarray]:
+    """The encoder, and how often each of the items that it was trained on was a target.
+
+    `text_NE`: text vectors of its items and of later ones, which get vectors from them, or the average item's.
+    ValueError for an encoder that knows no order of items.
+    """
+    shape = load_json(f"{behaviour}/{ENCODER_FILE}")
+    config = BehaviourConfig(**shape["behaviour"])
+    if config.kind != "sasrec":
+        raise ValueError(f"behaviour.kind = {config.kind!r} cannot rank: take sasrec, or fuse without the teacher.")
+    weights = load_tensors(f"{behaviour}/model.safetensors")
+    known = load_tensors(f"{behaviour}/vectors.safetensors")
+    if text_NE is not None:
+        later_ND = _vectors_of_later(known, text_NE[len(known["vectors"]) :])
+        weights["item_embedding.weight"] = np.concatenate([known["vectors"], later_ND])
+    model = SasRec(len(weights["item_embedding.weight"]), shape["window_items"], config)
+    model.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
+    return model.eval(), known["count"]
+
+
+def _vectors_of_later(known: dict[str, np.ndarray], text_NE: np.ndarray) -> np.ndarray:
+    if "text_map_ED" not in known:
+        return np.repeat(known["vectors"].mean(axis=0, keepdims=True), len(text_NE), axis=0)
+    vectors_ND: np.ndarray = ((text_NE - known["text_mean_E"]) @ known["text_map_ED"]).astype(np.float32)
+    return vectors_ND
+
+
+@torch.inference_mode()
+def log_probabilities(encoder: SasRec, history_BH: Ints) -> Scores:
+    """Of each item to come next [B,N], in nats; uniform for an empty history."""
+    log_p: Scores = _logits(encoder, history_BH).log_softmax(dim=1).numpy()
+    return log_p
+
+
 def load_ranker(request: dict[str, Any]) -> ScoreRanker:
     """The scores are the logits after the newest item; a user without a history gets the popular items."""
-    config, behaviour = model_config(request["config"]), request["inputs"]["behaviour"]
-    weights = load_tensors(f"{behaviour}/model.safetensors")
-    count_N = load_tensors(f"{behaviour}/vectors.safetensors")["count"]
-    model = SasRec(len(count_N), config.window_items, config.behaviour)
-    model.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
-    model.eval()
+    encoder, count_N = load_encoder(request["inputs"]["behaviour"])
 
+    @torch.inference_mode()
     def score(history_BH: Ints) -> Scores:
-        if history_BH.shape[1] == 0:
-            return np.zeros((len(history_BH), len(count_N)), np.float32)
-        history_BT = torch.from_numpy(history_BH)
-        newest_B = (history_BT != PAD).sum(dim=1) - 1
-        with torch.inference_mode():
-            state_BD = model.encode(history_BT)[torch.arange(len(history_BT)), newest_B.clamp(min=0)]
-            state_BD[newest_B < 0] = 0
-            scores: Scores = (state_BD @ model.item_embedding.weight.T).numpy()
-        return scores
+        logits: Scores = _logits(encoder, history_BH).numpy()
+        return logits
 
     return ScoreRanker(score, count_N)
+
+
+def _logits(encoder: SasRec, history_BH: Ints) -> Tensor:
+    if history_BH.shape[1] == 0:
+        return torch.zeros(len(history_BH), encoder.item_embedding.num_embeddings)
+    history_BT = torch.from_numpy(history_BH)
+    newest_B = (history_BT != PAD).sum(dim=1) - 1
+    state_BD = encoder.encode(history_BT)[torch.arange(len(history_BT)), newest_B.clamp(min=0)]
+    state_BD[newest_B < 0] = 0
+    logits_BN: Tensor = state_BD @ encoder.item_embedding.weight.T
+    return logits_BN

@@ -2,11 +2,13 @@
 
     python -m model.behaviour.train REQUEST.json         (or: torchrun … model/behaviour/train.py REQUEST.json)
 
-The request is {"config": ModelConfig as JSON, "inputs": {"training_set": URI}, "output": URI of a folder}. Written
-there: `items.parquet`, `vectors.safetensors` {vectors [N,D] float32, count [N] int64}, `model.safetensors` and
-`metrics.json`. Run by path, it needs the package on PYTHONPATH or installed.
+The request is {"config": ModelConfig as JSON, "inputs": {"training_set": URI, "text_vectors": URI of a file {vectors
+[N,E]}, for behaviour.text_dim above 0}, "output": URI of a folder}. Written there: `items.parquet`,
+`vectors.safetensors` {vectors [N,D] float32, count [N] int64; of one that reads texts also what gives later
+items their vectors: (text - text_mean_E) @ text_map_ED}, `model.safetensors`, `encoder.json`, `metrics.json`.
+Run by path, it needs the package on PYTHONPATH or installed.
 
-Shapes: N items, D width, B sequences, T positions.
+Shapes: N items, D width, E text dimensions, B sequences, T positions.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,15 +24,17 @@ import torch
 from torch import nn
 
 from model.behaviour.dccf import Dccf
+from model.behaviour.item_texts import TextComponents
 from model.behaviour.sasrec import SasRec
 from model.config import ModelConfig, model_config
-from model.data.files import load_json, save_json, save_table, save_tensors
+from model.data.files import load_json, load_tensors, save_json, save_table, save_tensors
 from model.data.reader import Batch, read_batches, read_items, steps_per_epoch
 from model.processes import Processes, joined
 from model.progress import Progress
 from model.schedule import warmup_cosine
 
 WARMUP_SHARE = 0.05
+ENCODER_FILE = "encoder.json"
 
 
 def train_behaviour(request: dict[str, Any]) -> dict[str, Any]:
@@ -50,11 +55,7 @@ def _train_behaviour(request: dict[str, Any], processes: Processes) -> dict[str,
     sequences = f"{training_set}/sequences"
     count_N = count_targets(sequences, items.num_rows, config)
     torch.manual_seed(config.behaviour.seed)
-    model: SasRec | Dccf
-    if config.behaviour.kind == "sasrec":
-        model = SasRec(items.num_rows, config.window_items, config.behaviour)
-    else:
-        model = Dccf.of_training_set(sequences, items.num_rows, config.behaviour)
+    model, components = _encoder(request, config, items.num_rows)
     losses = _train(model, sequences, config, processes)
     metrics = {
         "loss": losses[-1],
@@ -65,13 +66,34 @@ def _train_behaviour(request: dict[str, Any], processes: Processes) -> dict[str,
     }
     if processes.first:
         index_N = np.arange(items.num_rows, dtype=np.int32)
-        weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+        weights = {name: tensor.cpu().numpy() for name, tensor in model.weights().items()}
         vectors = {"vectors": model.item_vectors().cpu().numpy(), "count": count_N}
+        if components is not None:
+            vectors |= components.projected(model.text_projection.weight.detach().cpu().numpy())
         save_table(f"{output}/items.parquet", items.add_column(0, "item_index", [index_N]))
         save_tensors(f"{output}/vectors.safetensors", vectors)
         save_tensors(f"{output}/model.safetensors", weights)
+        save_json(
+            f"{output}/{ENCODER_FILE}", {"behaviour": asdict(config.behaviour), "window_items": config.window_items}
+        )
         save_json(f"{output}/metrics.json", metrics)
     return metrics
+
+
+def _encoder(request: dict[str, Any], config: ModelConfig, items: int) -> tuple[Any, TextComponents | None]:
+    """The encoder of behaviour.kind as it is before training, and what it reads of texts, if it does."""
+    settings, inputs = config.behaviour, request["inputs"]
+    if settings.kind == "dccf":
+        return Dccf.of_training_set(f"{inputs['training_set']}/sequences", items, settings), None
+    if not settings.text_dim:
+        return SasRec(items, config.window_items, settings), None
+    if "text_vectors" not in inputs:
+        raise ValueError(f"behaviour.text_dim = {settings.text_dim} needs the items' text vectors; 0 does without.")
+    text_NE = load_tensors(inputs["text_vectors"])["vectors"]
+    if len(text_NE) != items:
+        raise ValueError(f"{inputs['text_vectors']} has {len(text_NE)} vectors for {items} items. Embed again.")
+    components = TextComponents.fit(text_NE, settings.text_dim)
+    return SasRec(items, config.window_items, settings, components(text_NE)), components
 
 
 def count_targets(sequences: str, items: int, config: ModelConfig) -> np.ndarray:

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from model.config import Normalisation
-from model.decoding.trie import Allowed, Available, Trie
+from model.decoding.trie import Allowed, Listed, Trie
 
 NOTHING = float("-inf")
 
@@ -68,17 +68,16 @@ class BeamSearch:
 
     @torch.inference_mode()
     def __call__(
-        self, ids_BP: Tensor, length_B: Tensor, seen_BS: Tensor, available: Available, *, beam_width: int, k: int
+        self, ids_BP: Tensor, length_B: Tensor, allowed: Allowed | Listed, *, beam_width: int, k: int
     ) -> tuple[Tensor, Tensor]:
         """The k best allowed items of each user: item indices [B,k] and scores [B,k], best first.
 
-        Prompts, without what they share, are right-padded to P and `length_B` long (at least 1). `available` is of this
+        Prompts, without what they share, are right-padded to P and `length_B` long (at least 1). `allowed` is of this
         search's trie. Equal scores go to the smaller item index. Where fewer than k items are allowed the rest is -1
         and -inf. ValueError when `beam_width` < `k`.
         """
         if beam_width < k:
             raise ValueError(f"A beam of {beam_width} cannot give {k} items. Set decoding.beam_width to at least {k}.")
-        allowed = Allowed(available, seen_BS)
         cache = deepcopy(self._shared)
         if self._shared_length:
             cache.batch_repeat_interleave(len(ids_BP))
@@ -119,7 +118,7 @@ class BeamSearch:
         ).last_hidden_state
         return hidden_BWH
 
-    def _candidates(self, depth: int, beams: Beams, hidden_BWH: Tensor, allowed: Allowed) -> Tensor:
+    def _candidates(self, depth: int, beams: Beams, hidden_BWH: Tensor, allowed: Allowed | Listed) -> Tensor:
         """Scores of the beams with each code behind them, [B, W x K]; -inf for those that are not open."""
         if self._normalisation == "level":
             log_p_BWK = (hidden_BWH.float() @ self._head_LKH[depth].T).log_softmax(dim=-1)

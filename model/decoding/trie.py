@@ -133,3 +133,26 @@ class Allowed:
         user, beam, seen = (parent_BS[:, None, :] == node_BW[..., None]).nonzero(as_tuple=True)
         open_BWK[user, beam, code_BS[user, seen]] = False
         return open_BWK
+
+
+class Listed:
+    """Items that are named for each user: these, and no others, may come out."""
+
+    def __init__(self, trie: Trie, item_BC: Tensor) -> None:
+        """`item_BC` int64 item indices padded with -1."""
+        self._codes_per_level = trie.codes_per_level
+        named_BC = item_BC >= 0
+        node_BC = trie.leaf_N[item_BC.clamp(min=0)].long()
+        self._open: list[tuple[Tensor, Tensor]] = []
+        for depth in reversed(trie.depths):
+            key_BC = depth.key[node_BC]
+            node_BC = key_BC // trie.codes_per_level
+            self._open.insert(0, (node_BC.masked_fill(~named_BC, -1), key_BC % trie.codes_per_level))
+
+    def open(self, depth: int, node_BW: Tensor) -> Tensor:
+        """Which codes lead on from the nodes, of depth - 1, to a named item: bool [B,W,K]."""
+        open_BWK = torch.zeros(*node_BW.shape, self._codes_per_level, dtype=torch.bool, device=node_BW.device)
+        parent_BC, code_BC = self._open[depth]
+        user, beam, named = (parent_BC[:, None, :] == node_BW[..., None]).nonzero(as_tuple=True)
+        open_BWK[user, beam, code_BC[user, named]] = True
+        return open_BWK

@@ -8,7 +8,7 @@ Shapes: N items, C cases.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.evaluation.metrics import Floats, Ints, hit_rate, ndcg
+from model.evaluation.metrics import Ints, estimates, hit_rate, ndcg, per_user_mean
 
 HISTORY_LENGTHS = {"history 1-5": (1, 5), "history 6-10": (6, 10), "history 11-20": (11, 20), "history 21+": (21, None)}
 TARGET_COUNTS = {
@@ -31,8 +31,8 @@ TARGET_COUNTS = {
 def beyond(lists: Iterable[pa.RecordBatch], cases: pa.Table, item_ids: pa.Array, count_N: Ints) -> dict[str, Any]:
     """{"lists": figures of exposure, "segments": figures by segment} of one method's lists (key, rank, item_ids).
 
-    `cases`: key, history_length, target_count. `count_N`: how often models saw each of `item_ids`. ValueError when the
-    lists are of other cases.
+    `cases`: key, user_id, history_length, target_count. `count_N`: how often models saw each of `item_ids`. ValueError
+    when the lists are of other cases.
     """
     exposure = Exposure(item_ids, 10)
     ranks = []
@@ -46,7 +46,8 @@ def beyond(lists: Iterable[pa.RecordBatch], cases: pa.Table, item_ids: pa.Array,
         column.to_numpy().astype(np.int64)
         for column in (ranked["rank"], asked["history_length"], asked["target_count"])
     )
-    return {"lists": exposure.figures(count_N), "segments": segments(rank_C, length_C, count_C)}
+    user_C = asked["user_id"].to_numpy()
+    return {"lists": exposure.figures(count_N), "segments": segments(rank_C, user_C, length_C, count_C)}
 
 
 @dataclass
@@ -86,19 +87,18 @@ class Exposure:
         }
 
 
-def segments(rank_C: Ints, history_length_C: Ints, target_count_C: Ints, k: int = 10) -> list[dict[str, Any]]:
-    """HR@k and NDCG@k, means over cases, for short and long histories and for rare and popular targets."""
-    hits_C, gains_C = hit_rate(rank_C, k), ndcg(rank_C, k)
-    return [
-        {
-            "segment": name,
-            "cases": int(chosen_C.sum()),
-            f"HR@{k}": _mean(hits_C, chosen_C),
-            f"NDCG@{k}": _mean(gains_C, chosen_C),
-        }
-        for bounds, value_C in ((HISTORY_LENGTHS, history_length_C), (TARGET_COUNTS, target_count_C))
-        for name, chosen_C in _chosen(bounds, value_C)
-    ]
+def segments(
+    rank_C: Ints, user_C: npt.NDArray[np.object_], history_length_C: Ints, target_count_C: Ints, k: int = 10
+) -> list[dict[str, Any]]:
+    """HR@k and NDCG@k of short and long histories, rare and popular targets: means over users, with 95% intervals."""
+    value_C = {f"HR@{k}": hit_rate(rank_C, k), f"NDCG@{k}": ndcg(rank_C, k)}
+    found = []
+    for bounds, measure_C in ((HISTORY_LENGTHS, history_length_C), (TARGET_COUNTS, target_count_C)):
+        for name, chosen_C in _chosen(bounds, measure_C):
+            of_users = {each: per_user_mean(values[chosen_C], user_C[chosen_C]) for each, values in value_C.items()}
+            figures = {each: asdict(one) for each, one in estimates(of_users).items()}
+            found.append({"segment": name, "cases": int(chosen_C.sum()), **figures})
+    return found
 
 
 def _chosen(bounds: dict[str, tuple[int, int | None]], value_C: Ints) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
@@ -108,7 +108,3 @@ def _chosen(bounds: dict[str, tuple[int, int | None]], value_C: Ints) -> Iterato
             chosen_C = chosen_C & (value_C <= greatest)
         if chosen_C.any():
             yield name, chosen_C
-
-
-def _mean(value_C: Floats, chosen_C: npt.NDArray[np.bool_]) -> float:
-    return float(value_C[chosen_C].mean())

@@ -100,19 +100,29 @@ def train(request: dict[str, Any], name: str) -> dict[str, Any]:
     return {"items": items, "targets": len(item_E)}
 
 
-def load_ranker(request: dict[str, Any], name: str) -> ScoreRanker:
-    tensors = load_tensors(f"{request['inputs'][name]}/{name}.safetensors")
+def load_weights(uri: str, name: str, items: int) -> dict[str, sparse.csr_array]:
+    """The matrices [N,N] of a counted method's parts; `items`: N, more than were counted where items came later."""
+    tensors = load_tensors(f"{uri}/{name}.safetensors")
     shape = (len(tensors["count"]),) * 2
     weights = {
         part: sparse.csr_array(tuple(tensors[f"{part}.{piece}"] for piece in PIECES), shape=shape)
         for part in PARTS[name]
     }
+    for one in weights.values():
+        one.resize(items, items)
+    return weights
+
+
+def load_ranker(request: dict[str, Any], name: str) -> ScoreRanker:
+    uri = request["inputs"][name]
+    count_N = load_tensors(f"{uri}/{name}.safetensors")["count"]
+    weights = load_weights(uri, name, len(count_N))
 
     def score(history_BH: Ints) -> Scores:
         scores = [decayed_sum(history_BH, one, DECAYS[part]) for part, one in weights.items()]
         return scores[0] if len(scores) == 1 else np.sum([_by_greatest(one) for one in scores], axis=0)
 
-    return ScoreRanker(score, tensors["count"])
+    return ScoreRanker(score, count_N)
 
 
 def _by_greatest(score_BN: Scores) -> Scores:

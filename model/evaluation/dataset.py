@@ -34,6 +34,8 @@ class Interactions:
     user_ids: list[str]
     item_ids: list[str]
     titles: list[str]
+    texts: list[str]
+    """A title and, behind it, the names of the item's categories where the data has them."""
     item_E: Ints
     offset_U1: Ints
     """[U+1]: user u's interactions are offset_U1[u] … offset_U1[u+1] - 1."""
@@ -74,6 +76,7 @@ def read_folder(folder: Path) -> Interactions:
     if len(item_ids) != len(items):
         raise ValueError(f"{folder / ITEMS}: {len(items) - len(item_ids)} item_id stand there more than once.")
     titles = dict(zip(_strings(items, "item_id"), items["title"].to_pylist(), strict=True))
+    texts = dict(zip(_strings(items, "item_id"), _texts(items), strict=True))
     item_E = _numbered(_strings(rows, "item_id"), item_ids, f"{folder / INTERACTIONS}: item_id", ITEMS)
     user_E = _numbered(_strings(rows, "user_id"), user_ids, f"{folder / INTERACTIONS}: user_id", INTERACTIONS)
     order_E = np.lexsort((rows["seq_pos"].to_numpy(), user_E))
@@ -83,6 +86,7 @@ def read_folder(folder: Path) -> Interactions:
         user_ids,
         item_ids,
         [titles[item] or "" for item in item_ids],
+        [texts[item] for item in item_ids],
         item_E[order_E],
         np.concatenate([[0], np.cumsum(counts_U)]),
         time_E[order_E],
@@ -153,6 +157,14 @@ def _read(file: Path, reader: object, columns: list[str]) -> pa.Table:
 def _strings(table: pa.Table, column: str) -> list[str]:
     values: list[str] = pc.cast(table[column], pa.string()).to_pylist()
     return values
+
+
+def _texts(items: pa.Table) -> list[str]:
+    """ "title. category, category": each once, in the order of the paths."""
+    titles = items["title"].to_pylist()
+    paths = items["categories"].to_pylist() if "categories" in items.column_names else [None] * len(titles)
+    names = [", ".join(dict.fromkeys(name for path in of_item or () for name in path)) for of_item in paths]
+    return [". ".join(part for part in parts if part) for parts in zip(titles, names, strict=True)]
 
 
 def _numbered(values: list[str], ids: list[str], what: str, where: str) -> Ints:

@@ -104,7 +104,14 @@ def write_training_set(
     """
     assert 0 < history_items < window_items
     index_N = np.arange(len(data.item_ids), dtype=np.int32)
-    items = {"item_index": index_N, "item_id": data.item_ids, "title": data.titles, "text": data.titles}
+    hashes = [hashlib.sha256(text.encode()).hexdigest() for text in data.texts]
+    items = {
+        "item_index": index_N,
+        "item_id": data.item_ids,
+        "title": data.titles,
+        "text": data.texts,
+        "text_hash": hashes,
+    }
     windows = [
         window
         for user, fit in enumerate(split.fit_U)

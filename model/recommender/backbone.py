@@ -20,6 +20,7 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -61,6 +62,8 @@ def build_subject(config: ModelConfig, texts: Sequence[str], centroids_LKD: np.n
     seed = config.finetune.seed
     model, tokenizer = build_backbone(config.backbone, texts, seed)
     vocabulary = add_codes(model, tokenizer, centroids_LKD, seed)
+    if config.backbone.dropout:
+        _drop_out(model, config.backbone.dropout)
     torch.manual_seed(seed)  # for LoRA's first weights
     adapted = with_lora(model, config.backbone, vocabulary) if config.backbone.lora_rank else None
     return Subject(model, adapted, tokenizer, vocabulary)
@@ -135,6 +138,19 @@ def with_lora(model: PreTrainedModel, config: BackboneConfig, vocabulary: CodeVo
             task_type="CAUSAL_LM",
         ),
     )
+
+
+def _drop_out(model: PreTrainedModel, share: float) -> None:
+    """Leave out a share of what the embeddings and each layer's two parts put out, while the model is trained."""
+
+    def dropped(module: nn.Module, inputs: object, output: Any) -> Any:
+        first, *rest = output if isinstance(output, tuple) else (output,)
+        first = nn.functional.dropout(first, share, module.training)
+        return (first, *rest) if isinstance(output, tuple) else first
+
+    layers: Any = model.base_model.layers
+    for module in (model.get_input_embeddings(), *(part for each in layers for part in (each.self_attn, each.mlp))):
+        module.register_forward_hook(dropped)
 
 
 def save_model(

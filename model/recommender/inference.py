@@ -1,10 +1,11 @@
 """Ranking the catalogue with the fine-tuned language model: history -> prompt -> constrained beam search -> items.
 
-Shapes: B users, T history items, S seen items, N items, K results, L code levels.
+Shapes: B users, T history items, S seen items, C listed items, N items, K results, L code levels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +17,20 @@ from model.config import ModelConfig, model_config
 from model.data.files import load_json
 from model.data.packing import batches_of_similar_length
 from model.decoding.beam import BeamSearch
-from model.decoding.trie import Available, Trie
+from model.decoding.trie import Allowed, Available, Listed, Trie
 from model.recommender.backbone import PRECOG, load_model
 from model.recommender.examples import Examples
-from model.recommender.methods.base import PAD, Bools, Ints, Ranked, Users
+from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users
 from model.recommender.vocabulary import CodeVocabulary, read_codes
+
+
+def load_ranker(request: dict[str, Any]) -> Ranker:
+    """The fused ranker where `request["inputs"]` name a fusion, else the language model's beam search alone."""
+    if "fusion" not in request["inputs"]:
+        return SemanticRanker.load(request)
+    from model.recommender.fusion import FusedRanker  # noqa: PLC0415  # it is made of this module's ranker
+
+    return FusedRanker.load(request)
 
 
 class SemanticRanker:
@@ -28,7 +38,7 @@ class SemanticRanker:
 
     def __init__(self, search: BeamSearch, trie: Trie, examples: Examples, codes_NL: Ints, config: ModelConfig) -> None:
         self._search, self._trie, self._examples = search, trie, examples
-        self._codes_NL, self._config = codes_NL, config
+        self.codes_NL, self._config = codes_NL, config
         self._available = self._counted(np.ones(len(codes_NL), bool))
 
     @classmethod
@@ -68,22 +78,46 @@ class SemanticRanker:
 
     def rank(self, users: Users, seen_BS: Ints, available_N: Bools, k: int) -> Ranked:
         """See `Ranker.rank`. The beam is at least k wide."""
-        assert users.history_BH.max(initial=PAD) < self._examples.items, "a history names an item without a code"
-        history_BT = _newest(users.history_BH, self._config.history_items)
-        beam_width, device = max(self._config.decoding.beam_width, k), self._search.device
         if available_N is not self._available[0]:
             self._available = self._counted(available_N)
-        items_BK = np.full((len(history_BT), k), PAD, np.int64)
-        scores_BK = np.full((len(history_BT), k), -np.inf, np.float32)
-        ids_BX, length_B = self._examples.prompts(history_BT)
+
+        def allowed(rows: Ints) -> Allowed:
+            return Allowed(self._available[1], torch.as_tensor(seen_BS[rows], device=self._search.device))
+
+        items_BK, scores_BK = self._searched(users, allowed, max(self._config.decoding.beam_width, k), k)
+        codes_BKL = np.where(items_BK[..., None] == PAD, PAD, self.codes_NL[items_BK])
+        return Ranked(items_BK, codes_BKL, scores_BK)
+
+    def score(self, users: Users, items_BC: Ints) -> Floats:
+        """Log-probabilities [B,C] (nats) of these items' codes, all different for a user; padding (-1) gets -inf."""
+
+        def listed(rows: Ints) -> Listed:
+            return Listed(self._trie, torch.as_tensor(items_BC[rows], device=self._search.device))
+
+        C = items_BC.shape[1]
+        found_BC, scores_BC = self._searched(users, listed, C, C)
+        # A beam as wide as the list finds all of it, in another order: both by item, the one's scores are the other's.
+        result_BC = np.empty_like(scores_BC)
+        np.put_along_axis(
+            result_BC, items_BC.argsort(axis=1), np.take_along_axis(scores_BC, found_BC.argsort(axis=1), axis=1), axis=1
+        )
+        return result_BC
+
+    def _searched(
+        self, users: Users, allowed: Callable[[Ints], Allowed | Listed], beam_width: int, k: int
+    ) -> tuple[Ints, Floats]:
+        """The k best items [B,k] of what `allowed` says of some rows of users, and their scores [B,k]."""
+        assert users.history_BH.max(initial=PAD) < self._examples.items, "a history names an item without a code"
+        ids_BX, length_B = self._examples.prompts(_newest(users.history_BH, self._config.history_items))
+        items_BK = np.full((len(ids_BX), k), PAD, np.int64)
+        scores_BK = np.full((len(ids_BX), k), -np.inf, np.float32)
         fed = beam_width * (self._trie.levels - 1)
         for rows in batches_of_similar_length(length_B, fed, self._config.decoding.batch_tokens):
-            parts = ids_BX[rows, : length_B[rows].max()], length_B[rows], seen_BS[rows]
-            ids, length, seen = (torch.as_tensor(part, device=device) for part in parts)
-            items, scores = self._search(ids, length, seen, self._available[1], beam_width=beam_width, k=k)
+            parts = ids_BX[rows, : length_B[rows].max()], length_B[rows]
+            ids, length = (torch.as_tensor(part, device=self._search.device) for part in parts)
+            items, scores = self._search(ids, length, allowed(rows), beam_width=beam_width, k=k)
             items_BK[rows], scores_BK[rows] = items.cpu(), scores.cpu()
-        codes_BKL = np.where(items_BK[..., None] == PAD, PAD, self._codes_NL[items_BK])
-        return Ranked(items_BK, codes_BKL, scores_BK)
+        return items_BK, scores_BK
 
     def _counted(self, available_N: Bools) -> tuple[Bools, Available]:
         return available_N, Available(self._trie, torch.as_tensor(available_N, device=self._search.device))

@@ -30,7 +30,7 @@ SEMANTIC_CONVERGENCE = Method(
     ("training_set", "behaviour", "codebook"),
     "model",
     late("model.recommender.train", "finetune"),
-    late("model.recommender.inference", "SemanticRanker.load"),
+    late("model.recommender.inference", "load_ranker"),
 )
 
 METHODS: dict[str, Method] = {

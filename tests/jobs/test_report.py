@@ -11,7 +11,8 @@ import pytest
 
 from jobs.common.codebook_plots import plot_usage
 from jobs.common.pages import render
-from jobs.report import _picture
+from jobs.common.quality_plots import estimate, plot_methods, plot_segments
+from jobs.report import _picture, changes
 from model.config import TokenizerConfig
 from model.data.files import save_tensors
 from model.evaluation.beyond import beyond
@@ -67,7 +68,7 @@ def quality() -> dict[str, Any]:
     lists = {"method": ["challenger"] * 4, "masked": [True, True, False, False], "user_id": ["u", "v"] * 2}
     table = pa.table(lists | {"key": ["u#2", "v#2"] * 2, "rank": [0, -1, 0, 0]})
     ranked = pa.record_batch({"key": ["u#2", "v#2"], "rank": [0, -1], "item_ids": [["a"], ["b"]]})
-    cases = pa.table({"key": ["u#2", "v#2"], "history_length": [1, 7], "target_count": [0, 3]})
+    cases = pa.table({"key": ["u#2", "v#2"], "user_id": ["u", "v"], "history_length": [1, 7], "target_count": [0, 3]})
     found = beyond([ranked], cases, pa.array(["a", "b"]), np.array([1, 1]))
     return evaluate_lists(table) | {"beyond": {"challenger": found}}
 
@@ -82,7 +83,14 @@ def page(codebook: Generation, quality: dict[str, Any], lacking: Collection[str]
         "report.html.j2",
         model=codebook,
         codebook=codebook,
-        tiles={},
+        tiles={"events": 3},
+        earlier="2016-10-15",
+        changes=changes({"events": 2, "model": "model/all/1"}, {"events": 3, "model": "model/all/2"}),
+        methods_plot=plot_methods(quality),
+        segments_plot=plot_segments(quality["beyond"]),
+        estimate=estimate,
+        cost_per_hour=12.0,
+        users=[{"name": "u", "history": ["A"], "recommended": ["B", "C"], "before": ["C"]}],
         lists={} if "used_again" in lacking else LISTS,
         published=without(PUBLISHED, lacking),
         quality=without(quality, lacking),
@@ -104,6 +112,22 @@ def without(known: dict[str, Any], lacking: Collection[str]) -> dict[str, Any]:
 def test_all_that_is_known_is_shown(codebook: Generation, quality: dict[str, Any]) -> None:
     whole = page(codebook, quality)
     assert [part for part, words in SAYS.items() if words not in whole] == []
+
+
+def test_what_changed_is_said(codebook: Generation, quality: dict[str, Any]) -> None:
+    facts = {"events": 3, "gone": 0, "new": 2, "model": "a"}
+    rows = changes({"events": 2, "gone": 4, "new": 0, "model": "b"}, facts)
+    assert rows == [
+        ("events", "2", "3", "+50.0%"),
+        ("gone", "4", "0", "-100.0%"),
+        ("new", "0", "2", "new"),
+        ("model", "b", "a", "changed"),
+    ]
+    assert changes({}, facts) == []
+    whole = page(codebook, quality)
+    assert "<b>B</b>" in whole
+    assert "<b>C</b>" not in whole
+    assert "0.25" in whole  # 75.3 s at 12 an hour
 
 
 @pytest.mark.parametrize("lacking", [[part] for part in SAYS] + [list(SAYS)], ids=" ".join)

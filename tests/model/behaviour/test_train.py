@@ -15,14 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from model.behaviour.ranker import load_encoder
 from model.behaviour.train import train_behaviour
 from model.config import BehaviourConfig, ModelConfig
-from model.data.files import load_json, load_tensors, save_json
+from model.data.files import load_json, load_tensors, save_json, save_tensors
 from model.data.reader import read_items
 
 ITEMS, WINDOW = 20, 6
 CONFIG = ModelConfig(
-    behaviour=BehaviourConfig(dim=16, layers=1, heads=2, dropout=0.0, epochs=8, batch_size=16, learning_rate=0.01),
+    behaviour=BehaviourConfig(
+        dim=16, layers=1, heads=2, dropout=0.0, epochs=12, batch_size=16, learning_rate=0.01, text_dim=4
+    ),
     window_items=WINDOW,
 )
 
@@ -54,9 +57,11 @@ def request_(tmp_path: Path) -> dict[str, Any]:
         training_set / "sequences/0.parquet",
         row_group_size=50,
     )
+    text_vectors = f"{tmp_path}/text_vectors.safetensors"
+    save_tensors(text_vectors, {"vectors": rng.normal(size=(ITEMS, 6)).astype(np.float32)})
     return {
         "config": dataclasses.asdict(CONFIG),
-        "inputs": {"training_set": str(training_set)},
+        "inputs": {"training_set": str(training_set), "text_vectors": text_vectors},
         "output": str(tmp_path / "behaviour"),
     }
 
@@ -107,6 +112,35 @@ def test_two_processes_train_one_model(request_: dict[str, Any], tmp_path: Path,
     )
     metrics = json.loads(Path(request_["output"], "metrics.json").read_text())
     assert metrics["loss"] < 0.8
+
+
+def test_what_it_read_of_texts_is_in_the_items_vectors(request_: dict[str, Any]) -> None:
+    """The encoder opens without texts; the text of a later item gives it a vector, the average item's if texts are
+    not read."""
+    train_behaviour(request_)
+    text_NE = load_tensors(request_["inputs"]["text_vectors"])["vectors"]
+    encoder, count_N = load_encoder(request_["output"])
+    assert len(count_N) == encoder.item_embedding.num_embeddings == ITEMS
+    known = load_tensors(f"{request_['output']}/vectors.safetensors")
+    assert np.array_equal(encoder.item_embedding.weight.detach().numpy(), known["vectors"])
+    grown, _ = load_encoder(request_["output"], np.concatenate([text_NE, text_NE[3:4] - 1]))
+    later_D = grown.item_embedding.weight[ITEMS].detach().numpy()
+    expected_D = (text_NE[3] - 1 - known["text_mean_E"]) @ known["text_map_ED"]
+    np.testing.assert_allclose(later_D, expected_D, atol=1e-5)
+    request_["config"]["behaviour"]["text_dim"] = 0
+    train_behaviour(request_)
+    grown, _ = load_encoder(request_["output"], np.concatenate([text_NE, text_NE[:1]]))
+    vectors_ND = grown.item_embedding.weight.detach().numpy()
+    np.testing.assert_allclose(vectors_ND[ITEMS], vectors_ND[:ITEMS].mean(axis=0), atol=1e-6)
+
+
+def test_texts_that_do_not_fit_are_refused(request_: dict[str, Any]) -> None:
+    save_tensors(request_["inputs"]["text_vectors"], {"vectors": np.zeros((3, 6), np.float32)})
+    with pytest.raises(ValueError, match=r"has 3 vectors for 20 items. Embed again."):
+        train_behaviour(request_)
+    del request_["inputs"]["text_vectors"]
+    with pytest.raises(ValueError, match=r"behaviour.text_dim = 4 needs the items' text vectors; 0 does without"):
+        train_behaviour(request_)
 
 
 def test_mistakes_are_named(request_: dict[str, Any]) -> None:

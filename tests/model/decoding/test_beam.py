@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.config import Normalisation
 from model.decoding.beam import BeamSearch
-from model.decoding.trie import Available, Trie
+from model.decoding.trie import Allowed, Available, Trie
 from model.recommender.methods.base import Ints
 from tests.model.decoding.conftest import (
     CODES,
@@ -46,9 +46,8 @@ def search(
     beam_search = BeamSearch(model, TOKEN_IDS_LK, trie, normalisation, shared)
     seen_BS = NONE_SEEN.expand(len(prompts.ids_BP), 0) if seen_BS is None else seen_BS
     available_N = torch.ones(len(codes_NL), dtype=torch.bool) if available_N is None else available_N
-    return beam_search(
-        prompts.ids_BP, prompts.length_B, seen_BS, Available(trie, available_N), beam_width=beam_width, k=k
-    )
+    allowed = Allowed(Available(trie, available_N), seen_BS)
+    return beam_search(prompts.ids_BP, prompts.length_B, allowed, beam_width=beam_width, k=k)
 
 
 @torch.inference_mode()

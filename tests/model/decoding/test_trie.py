@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.decoding.trie import Allowed, Available, Trie
+from model.decoding.trie import Allowed, Available, Listed, Trie
 from tests.model.decoding.conftest import CODES, LEVELS, random_codes
 
 
-def walk(trie: Trie, allowed: Allowed, users: int) -> list[dict[int, tuple[int, ...]]]:
+def walk(trie: Trie, allowed: Allowed | Listed, users: int) -> list[dict[int, tuple[int, ...]]]:
     """For each user every item that can be reached through open nodes, with the codes on its path."""
     reached: list[dict[int, tuple[int, ...]]] = [{} for _ in range(users)]
 
@@ -48,6 +48,17 @@ def test_a_user_who_has_seen_nothing_may_have_no_seen_columns_at_all() -> None:
     trie = Trie(random_codes(9, seed=1), CODES)
     allowed = Allowed(Available(trie, torch.ones(9, dtype=torch.bool)), torch.empty(1, 0, dtype=torch.int64))
     assert len(walk(trie, allowed, users=1)[0]) == 9
+
+
+@settings(max_examples=40, deadline=None)
+@given(items=st.integers(1, 40), seed=st.integers(0, 10_000), data=st.data())
+def test_of_listed_items_these_are_open_and_nothing_else(items: int, seed: int, data: st.DataObject) -> None:
+    codes_NL = random_codes(items, seed)
+    listed = data.draw(st.lists(st.lists(st.integers(-1, items - 1), min_size=6, max_size=6), min_size=2, max_size=2))
+    trie = Trie(codes_NL, CODES)
+    reached = walk(trie, Listed(trie, torch.tensor(listed)), users=2)
+    for user in range(2):
+        assert reached[user] == {item: tuple(codes_NL[item]) for item in set(listed[user]) - {-1}}
 
 
 def test_tables_are_the_same_for_any_order_of_the_items() -> None:

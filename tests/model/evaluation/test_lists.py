@@ -124,8 +124,10 @@ def test_exposure_counts_what_lists_show() -> None:
 
 def test_segments_part_the_cases() -> None:
     rank_C = np.array([0, -1, 3, -1])
-    found = segments(rank_C, np.array([2, 5, 8, 40]), np.array([0, 5, 5, 100]))
-    assert [(one["segment"], one["cases"], one["HR@10"]) for one in found] == [
+    user_C = np.array(["u", "v", "w", "v"], dtype=object)
+    found = segments(rank_C, user_C, np.array([2, 5, 8, 40]), np.array([0, 5, 5, 100]))
+    assert all(one["HR@10"]["low"] <= one["HR@10"]["mean"] <= one["HR@10"]["high"] for one in found)
+    assert [(one["segment"], one["cases"], one["HR@10"]["mean"]) for one in found] == [
         ("history 1-5", 2, 0.5),
         ("history 6-10", 1, 1.0),
         ("history 21+", 1, 0.0),
@@ -136,7 +138,7 @@ def test_segments_part_the_cases() -> None:
 
 
 def test_lists_of_other_cases_are_refused() -> None:
-    cases = pa.table({"key": ["a#2", "b#2"], "history_length": [1, 1], "target_count": [3, 3]})
+    cases = pa.table({"key": ["a#2", "b#2"], "user_id": ["a", "b"], "history_length": [1, 1], "target_count": [3, 3]})
     lists = pa.record_batch({"key": ["a#2", "c#2"], "rank": [0, -1], "item_ids": [["x"], ["y"]]})
     with pytest.raises(ValueError, match="not one for each of the 2 cases"):
         beyond([lists], cases, pa.array(["x", "y"]), np.array([3, 3]))

@@ -47,7 +47,9 @@ def code_table(codes_NL: Ints, first_index: int = 0) -> pa.Table:
 def write_inputs(folder: Path) -> dict[str, str]:
     """A training set and a codebook as the steps before write them."""
     titles = [f"{COLOURS[i % 5]} {THINGS[i % 6]}, part {i}" for i in range(ITEMS)]
-    items = pa.table({"item_index": pa.array(range(ITEMS), pa.int32()), "title": titles, "text": titles})
+    ids = [f"i{i}" for i in range(ITEMS)]
+    index = pa.array(range(ITEMS), pa.int32())
+    items = pa.table({"item_index": index, "item_id": ids, "title": titles, "text": titles})
     save_table(f"{folder}/training_set/items/part-0.parquet", items)
     rng = np.random.default_rng(0)
     length = rng.integers(2, WINDOW + 1, WINDOWS)

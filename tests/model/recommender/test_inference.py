@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.data.files import save_table
-from model.recommender.inference import _newest
+from model.recommender.inference import SemanticRanker, _newest
 from model.recommender.methods.base import Ranked, Ranker, Users
 from model.recommender.registry import METHODS
 from tests.model.recommender.conftest import CODES, CONFIG, ITEMS, code_table, item_codes
@@ -53,6 +53,18 @@ def test_lists_are_valid_codes_of_allowed_items_best_first(ranker: Ranker) -> No
     assert (np.diff(ranked.scores_BK, axis=1) <= 0).all()
     assert not {0, 1, 2} & set(ranked.items_BK[0].tolist())
     assert ranked.scores_BK.dtype == np.float32
+
+
+def test_scores_of_listed_items_are_those_of_the_search(ranker: Ranker) -> None:
+    """In the order of the list, whatever stands beside them; padding is -inf."""
+    assert isinstance(ranker, SemanticRanker)
+    users = Users(["u0", "u1"], np.array([[0, 1, 2], [9, -1, -1]]))
+    ranked = ranker.rank(users, np.empty((2, 0), np.int64), ALL, ITEMS)
+    listed_BC = np.array([[7, -1, 3, 29], [10, 4, 0, -1]])
+    score_BC = ranker.score(users, listed_BC)
+    for row in range(2):
+        of_item = dict(zip(ranked.items_BK[row].tolist(), ranked.scores_BK[row].tolist(), strict=True)) | {-1: -np.inf}
+        np.testing.assert_allclose(score_BC[row], [of_item[item] for item in listed_BC[row].tolist()], atol=1e-4)
 
 
 def test_a_user_without_history_gets_a_list(ranker: Ranker) -> None:

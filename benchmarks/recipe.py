@@ -1,0 +1,121 @@
+"""From a split's training set to a model that ranks: each step is made once of the same data and settings.
+
+A step that was stopped is begun anew, but for the fine-tuning, which goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from model.behaviour.train import train_behaviour
+from model.config import ModelConfig, TextEncoderConfig
+from model.data.files import save_tensors
+from model.evaluation.dataset import Interactions
+from model.generation import Generation, GenerationStore, Manifest, digest
+from model.recommender.fusion import fit
+from model.recommender.methods.base import Ranker
+from model.recommender.registry import METHODS
+from model.recommender.signals import LANGUAGE_MODEL
+from model.recommender.train import finetune
+from model.text_encoder import TextEncoder
+from model.tokenizer.train import train_tokenizer
+
+TEXTS = Path("build/texts")
+
+
+def text_vectors(texts: list[str]) -> str:
+    """URI of the vectors {vectors [N,E]}; those made before of the same texts are there."""
+    file = TEXTS / f"{digest(texts)}.safetensors"
+    if not file.exists():
+        save_tensors(str(file), {"vectors": TextEncoder.load(TextEncoderConfig()).encode(texts)})
+    return str(file)
+
+
+class Recipe:
+    """The steps of one split, whose training set stands in `root`/training_set."""
+
+    def __init__(self, root: Path, data: Interactions, split: str) -> None:
+        self.root, self.data = root, data
+        self._of = [data.digest, split]
+
+    def ranker(self, config: ModelConfig) -> Ranker:
+        """Of semantic_convergence with these settings, or of its fusion without a language model."""
+        return METHODS["semantic_convergence"].load_ranker({"config": asdict(config), "inputs": self.inputs(config)})
+
+    def teacher(self, config: ModelConfig) -> Ranker:
+        return METHODS["sasrec"].load_ranker({"inputs": {"behaviour": self.behaviour(config).uri}})
+
+    def seconds(self, config: ModelConfig, *steps: str) -> float:
+        """What these steps took, or all behind the ranker; of a stopped one only what came after its last start."""
+        made = {"behaviour": self.behaviour(config)} if steps == ("behaviour",) else self._steps(config)
+        return float(sum(each.manifest.metrics["seconds"] for each in made.values()))
+
+    def behaviour(self, config: ModelConfig) -> Generation:
+        return self._made("behaviour", config, ("behaviour",), {}, train_behaviour)
+
+    def codebook(self, config: ModelConfig) -> Generation:
+        inputs = {"behaviour": self.behaviour(config).uri}
+        return self._made("codebook", config, ("behaviour", "tokenizer"), inputs, train_tokenizer)
+
+    def model(self, config: ModelConfig) -> Generation:
+        settings = ("behaviour", "tokenizer", "backbone", "finetune")
+        return self._made("model", config, settings, {"codebook": self.codebook(config).uri}, finetune)
+
+    def fusion(self, config: ModelConfig) -> Generation:
+        settings = ["behaviour", "tokenizer", "fusion"]
+        inputs = {"behaviour": self.behaviour(config).uri, "codebook": self.codebook(config).uri}
+        if LANGUAGE_MODEL in config.fusion.signals:
+            settings += ["backbone", "finetune"]
+            inputs |= {"model": self.model(config).uri}
+        return self._made("fusion", config, tuple(settings), inputs, fit)
+
+    def _steps(self, config: ModelConfig) -> dict[str, Generation]:
+        steps = {"behaviour": self.behaviour(config), "codebook": self.codebook(config)}
+        signals = config.fusion.signals
+        if LANGUAGE_MODEL in signals or not signals:
+            steps["model"] = self.model(config)
+        if signals:
+            steps["fusion"] = self.fusion(config)
+        return steps
+
+    def inputs(self, config: ModelConfig, until: str = "fusion") -> dict[str, str]:
+        """URIs of what the steps made, up to and with `until`."""
+        made = self._steps(config) if until == "fusion" else {until: getattr(self, until)(config)}
+        return {name: each.uri for name, each in made.items()} | self._given()
+
+    def _given(self) -> dict[str, str]:
+        return {"training_set": str(self.root / "training_set"), "text_vectors": text_vectors(self.data.texts)}
+
+    def _made(
+        self,
+        name: str,
+        config: ModelConfig,
+        settings: tuple[str, ...],
+        inputs: dict[str, str],
+        make: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> Generation:
+        store = GenerationStore(str(self.root), name)
+        shapes = ("history_items", "window_items", "validation_users")
+        chosen = {each: value for each, value in asdict(config).items() if each in (*settings, *shapes)}
+        key = {"made_of": digest([self._of, chosen])}
+        for made in store.complete():
+            if made.manifest.key == key:
+                return made
+        draft = store.begin()
+        checkpoints = self.root / "checkpoints" / key["made_of"]
+        request = {
+            "config": asdict(config),
+            "inputs": self._given() | inputs,
+            "output": draft.uri,
+            "checkpoints": str(checkpoints),
+        }
+        started = time.perf_counter()
+        metrics = make(request)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        metrics = {"seconds": time.perf_counter() - started, **metrics}
+        return draft.commit(Manifest(key=key, metrics=metrics, settings=chosen))

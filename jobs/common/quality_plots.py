@@ -1,0 +1,58 @@
+"""Figures of an evaluation for pages: what the methods reach, and for whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jobs.common.pages import png
+
+SHOWN = "NDCG@10"
+COLOURS = ("#2f6fde", "#e08a1e", "#5b9a68", "#9a6bb5", "#8b8f96", "#c2554d")
+
+
+def plot_methods(quality: dict[str, Any]) -> str:
+    """NDCG@10 of each method with its interval, seen items masked: the judged one first, then the best."""
+    values = {method: protocols["masked"][SHOWN] for method, protocols in quality["methods"].items()}
+    others = sorted(set(values) - {quality["reference"]}, key=lambda method: -values[method]["mean"])
+    figure = Figure(figsize=(6.4, 0.5 * len(values) + 1.0), layout="constrained")
+    axes = figure.subplots()
+    for place, method in enumerate([quality["reference"], *others]):
+        _dot(axes, values[method], -place, COLOURS[min(place, 1)])
+    axes.set_yticks([-place for place in range(len(values))], [quality["reference"], *others])
+    axes.set(xlabel=f"{SHOWN}, seen items masked", ylim=(0.6 - len(values), 0.6), xlim=(0, None))
+    axes.grid(axis="x", color="#dfe5ec")
+    return png(figure)
+
+
+def plot_segments(beyond: dict[str, Any]) -> str:
+    """NDCG@10 of each method for users and items of each kind, with intervals."""
+    names = [one["segment"] for one in next(iter(beyond.values()))["segments"]]
+    figure = Figure(figsize=(6.4, 0.26 * len(names) * max(len(beyond), 2) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for number, (method, found) in enumerate(beyond.items()):
+        shift = (number - (len(beyond) - 1) / 2) * 0.7 / len(beyond)
+        for place, one in enumerate(found["segments"]):
+            _dot(
+                axes, estimate(one[SHOWN]), -place - shift, COLOURS[number % len(COLOURS)], method if not place else ""
+            )
+    axes.set_yticks([-place for place in range(len(names))], names)
+    axes.set(xlabel=f"{SHOWN}, seen items masked", xlim=(0, None))
+    axes.grid(axis="x", color="#dfe5ec")
+    axes.legend(fontsize="small", loc="best")
+    return png(figure)
+
+
+def estimate(value: dict[str, float] | float) -> dict[str, float]:
+    """A segment's figure; an older version wrote the mean alone."""
+    return value if isinstance(value, dict) else {"mean": value, "low": value, "high": value}
+
+
+def _dot(axes: Axes, value: dict[str, float], place: float, colour: str, label: str = "") -> None:
+    reach = np.array([[value["mean"] - value["low"]], [value["high"] - value["mean"]]])
+    axes.errorbar(
+        value["mean"], place, xerr=reach.clip(min=0), fmt="o", color=colour, capsize=3, label=label or "_nolegend_"
+    )

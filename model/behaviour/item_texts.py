@@ -1,0 +1,40 @@
+"""What the sequential encoder reads of the items' texts: their vectors' principal components.
+
+Shapes: N items, E text dimensions, X components, D width of item vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.tokenizer.inputs import principal_axes
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TextComponents:
+    """Components of text vectors, half whitened [ours]: the strong ones stay stronger, but by the root of it."""
+
+    mean_E: npt.NDArray[np.float64]
+    axes_EX: npt.NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, text_NE: Floats, dim: int) -> TextComponents:
+        """At most `dim` components, of unit scale on average over these texts."""
+        mean_E, axes_EX = principal_axes(text_NE, dim)
+        deviation_X = ((text_NE - mean_E) @ axes_EX).std(axis=0)
+        axes_EX = axes_EX / np.sqrt(np.maximum(deviation_X, 1e-9))
+        return cls(mean_E, axes_EX / max(np.sqrt(np.square((text_NE - mean_E) @ axes_EX).mean()), 1e-9))
+
+    def __call__(self, text_NE: Floats) -> Floats:
+        """[N,X]."""
+        components_NX: Floats = ((text_NE - self.mean_E) @ self.axes_EX).astype(np.float32)
+        return components_NX
+
+    def projected(self, weight_DX: Floats) -> dict[str, np.ndarray]:
+        """What gives a new item its vector: (text - text_mean_E) @ text_map_ED."""
+        return {"text_mean_E": self.mean_E, "text_map_ED": self.axes_EX @ weight_DX.T}

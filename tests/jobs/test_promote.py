@@ -1,0 +1,155 @@
+"""The gate: what lets a model go live, what does not, and that it says why."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from jobs.common.artefacts import store
+from jobs.common.promotions import verdicts
+from jobs.common.settings import Settings
+from jobs.promote import PAGE, main
+from model.evaluation.beyond import beyond
+from model.evaluation.protocol import evaluate_lists
+from model.generation import Generation, Manifest
+
+DAY = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
+USERS = 40
+IDS = pa.array(["a", "b"])
+RECIPE = {"finetune": {"epochs": 2}}
+
+
+def evaluated(**hits: int) -> dict[str, Any]:
+    """The figures of methods that find so many of the 40 users' items, of listed ones that all exist."""
+    keys = [f"u{user:02}" for user in range(USERS)]
+    tables = [
+        pa.table(
+            {
+                "method": [method] * USERS,
+                "masked": [masked] * USERS,
+                "user_id": keys,
+                "key": keys,
+                "rank": pa.array([0] * found + [-1] * (USERS - found)),
+            }
+        )
+        for method, found in hits.items()
+        for masked in (True, False)
+    ]
+    cases = pa.table({"key": keys, "user_id": keys, "history_length": [1] * USERS, "target_count": [3] * USERS})
+    lists = pa.record_batch({"key": keys, "rank": [0] * USERS, "item_ids": [["a"]] * USERS})
+    shown = {method: beyond([lists], cases, IDS, np.array([1, 1])) for method in hits}
+    return evaluate_lists(pa.concat_tables(tables)) | {"beyond": shown}
+
+
+class Lake:
+    """A judged model and its twin of all data, and perhaps a live one."""
+
+    def __init__(self, settings: Settings, file: str, champion: bool) -> None:
+        self.settings, self.file = settings, file
+        self.codebook = self.commit("codebook/all", Manifest(metrics={"collisions_after": 0}))
+        self.champion = self.model("model/all") if champion else None
+        if self.champion is not None:
+            store(settings, "model", "all").point_to(self.champion)
+
+    def commit(self, name: str, manifest: Manifest) -> Generation:
+        return store(self.settings, *name.split("/")).begin().commit(manifest)
+
+    def model(self, name: str, loss: float = 1.0, recipe: dict[str, Any] | None = None) -> Generation:
+        return self.commit(
+            name,
+            Manifest(
+                metrics={"loss": {"next_item": [2.0, loss]}},
+                settings=RECIPE if recipe is None else recipe,
+                parents={"codebook": self.codebook.identity},
+            ),
+        )
+
+    def judge(self, metrics: dict[str, Any], **candidate: Any) -> tuple[Generation, dict[str, Any], str]:
+        """The model on all data, the verdict on it, and the page."""
+        parents = {"challenger": self.model("model/temporal").identity}
+        if self.champion is not None:
+            parents["champion"] = self.champion.identity
+        self.commit("evaluation", Manifest(metrics=metrics, parents=parents))
+        model = self.model("model/all", **candidate)
+        main(DAY, self.file)
+        verdict = verdicts(self.settings).latest()
+        assert verdict is not None
+        return model, verdict.manifest.metrics, Path(verdict.path(PAGE)).read_text()
+
+    @property
+    def live(self) -> str | None:
+        live = store(self.settings, "model", "all").current()
+        return live and live.identity
+
+
+@pytest.fixture
+def settings_file(settings: Settings, tmp_path: Path) -> str:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        f"""
+        lake_uri = "{settings.lake_uri}"
+        input = {{ events_uri = "", catalogue_uri = "" }}
+        event_types = {{ buy = {{}} }}
+        """
+    )
+    return str(file)
+
+
+def failed(verdict: dict[str, Any]) -> list[str]:
+    return [reason["text"] for reason in verdict["reasons"] if not reason["passed"]]
+
+
+def test_what_beats_champion_and_baseline_goes_live(settings: Settings, settings_file: str) -> None:
+    lake = Lake(settings, settings_file, champion=True)
+    model, verdict, page = lake.judge(evaluated(challenger=30, champion=15, popularity=5))
+    assert (lake.live, verdict["promoted"], failed(verdict)) == (model.identity, True, [])
+    assert f"{model.identity} goes live" in page
+    assert page.count("✓") == len(verdict["reasons"]) == 8
+    assert 'src="http' not in page
+
+
+def test_what_is_not_better_than_the_champion_beyond_noise_stays_out(settings: Settings, settings_file: str) -> None:
+    lake = Lake(settings, settings_file, champion=True)
+    model, verdict, page = lake.judge(evaluated(challenger=16, champion=15, popularity=1))
+    assert lake.champion is not None
+    assert (lake.live, verdict["promoted"]) == (lake.champion.identity, False)
+    assert len(failed(verdict)) == 2
+    assert all("champion" in text for text in failed(verdict))
+    assert f"{model.identity} does not go live" in page
+    assert "✗" in page
+
+
+def test_what_does_not_beat_a_baseline_stays_out(settings: Settings, settings_file: str) -> None:
+    lake = Lake(settings, settings_file, champion=True)
+    _, verdict, _ = lake.judge(evaluated(challenger=30, champion=5, popularity=31))
+    assert {text.split("'s,")[0] for text in failed(verdict)} == {"HR@10 - popularity", "NDCG@10 - popularity"}
+
+
+def test_the_first_model_need_but_be_healthy(settings: Settings, settings_file: str) -> None:
+    lake = Lake(settings, settings_file, champion=False)
+    model, verdict, _ = lake.judge(evaluated(challenger=5, popularity=31))
+    assert (lake.live, verdict["promoted"]) == (model.identity, True)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "metrics", "reason"),
+    [
+        ({"recipe": {"finetune": {"epochs": 9}}}, {}, "the recipe is not that of model/temporal/000001"),
+        ({"loss": 1.11}, {}, "last loss on all data 1.110, of the judged model 1.000: at most 10% more is allowed"),
+        ({}, {"invalid_rate": 0.1}, "share of listed codes that name no item: 0.1"),
+    ],
+)
+def test_an_unhealthy_model_stays_out_however_good(
+    settings: Settings, settings_file: str, candidate: dict[str, Any], metrics: dict[str, float], reason: str
+) -> None:
+    lake = Lake(settings, settings_file, champion=False)
+    figures = evaluated(challenger=40, popularity=0)
+    figures["beyond"]["challenger"]["lists"] |= metrics
+    _, verdict, _ = lake.judge(figures, **candidate)
+    assert (lake.live, verdict["promoted"]) == (None, False)
+    assert any(text.startswith(reason) for text in failed(verdict))

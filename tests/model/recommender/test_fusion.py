@@ -1,0 +1,143 @@
+"""Late fusion on the circle: the weights are learned, lists obey the masks, later items and new users have lists."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.config import BehaviourConfig, FusionConfig
+from model.data.files import load_json, load_tensors, save_table, save_tensors
+from model.recommender.fusion import DEFAULTS, FUSION_FILE, FusedRanker, Shortlist, best, fit, learned
+from model.recommender.methods.base import Users
+from model.recommender.registry import METHODS
+from model.recommender.signals import DENSE, Signals
+from tests.model.recommender.conftest import CODES, CONFIG, ITEMS, LEVELS, code_table, item_codes
+
+METHOD = METHODS["semantic_convergence"]
+ALL = np.ones(ITEMS, bool)
+FUSED = replace(
+    CONFIG,
+    behaviour=BehaviourConfig(dim=16, heads=2, layers=1, dropout=0.0, epochs=30, learning_rate=1e-2, text_dim=8),
+    finetune=replace(CONFIG.finetune, epochs=8),
+    fusion=FusionConfig(shortlist=8),
+)
+NONE_SEEN = np.empty((1, 0), np.int64)
+
+
+@pytest.fixture(scope="module")
+def trained(inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A request with all that a fused ranker reads."""
+    folder = tmp_path_factory.mktemp("fused")
+    text_vectors = f"{folder}/text_vectors.safetensors"
+    save_tensors(text_vectors, {"vectors": np.random.default_rng(0).normal(size=(ITEMS, 12)).astype(np.float32)})
+    made = inputs | {"text_vectors": text_vectors}
+    for method, name in ((METHODS["sasrec"], "behaviour"), (METHOD, "model")):
+        method.train({"config": asdict(FUSED), "inputs": made, "output": f"{folder}/{name}"})
+        made |= {name: f"{folder}/{name}"}
+    fit({"config": asdict(FUSED), "inputs": made, "output": f"{folder}/fusion"})
+    return {"config": asdict(FUSED), "inputs": made | {"fusion": f"{folder}/fusion"}}
+
+
+@pytest.fixture(scope="module")
+def ranker(trained: dict[str, Any]) -> FusedRanker:
+    found = METHOD.load_ranker(trained)
+    assert isinstance(found, FusedRanker)
+    return found
+
+
+def test_it_knows_what_comes_next(ranker: FusedRanker) -> None:
+    history_BH = (np.arange(ITEMS)[:, None] + np.arange(4)) % ITEMS
+    ranked = ranker.rank(Users([""] * ITEMS, history_BH), history_BH, ALL, 5)
+    assert np.mean(ranked.items_BK[:, 0] == (history_BH[:, -1] + 1) % ITEMS) > 0.9
+    assert np.array_equal(ranked.codes_BKL, item_codes(ITEMS)[ranked.items_BK])
+    assert (np.diff(ranked.scores_BK, axis=1) <= 0).all()
+
+
+def test_what_was_learned_is_kept(trained: dict[str, Any]) -> None:
+    fitted = load_json(f"{trained['inputs']['fusion']}/{FUSION_FILE}")
+    assert set(fitted["weights"]["list"]) == set(FUSED.fusion.signals)
+    assert set(fitted["weights"]["shortlist"]) == set(DENSE)
+
+
+def test_lists_hold_no_seen_and_no_unavailable_item(ranker: FusedRanker) -> None:
+    available_N = ALL.copy()
+    available_N[5:] = False
+    users = Users(["u0", "u1"], np.array([[0, 1], [2, -1]]))
+    ranked = ranker.rank(users, np.array([[0, 1], [2, -1]]), available_N, 6)
+    assert [set(row.tolist()) - {-1} for row in ranked.items_BK] == [{2, 3, 4}, {0, 1, 3, 4}]
+    assert np.array_equal(ranked.items_BK == -1, np.isneginf(ranked.scores_BK))
+
+
+def test_a_list_does_not_depend_on_who_is_ranked_beside(ranker: FusedRanker) -> None:
+    history_BH = np.array([[0, 1, 2], [9, -1, -1], [-1, -1, -1], [4, 5, -1]])
+    seen_BS = history_BH
+    together = ranker.rank(Users([""] * 4, history_BH), seen_BS, ALL, 5)
+    for row in range(4):
+        alone = ranker.rank(Users([""], history_BH[row : row + 1]), seen_BS[row : row + 1], ALL, 5)
+        assert np.array_equal(alone.items_BK[0], together.items_BK[row])
+        np.testing.assert_allclose(alone.scores_BK[0], together.scores_BK[row], atol=1e-4)
+
+
+def test_a_user_without_a_history_gets_the_language_models_list(ranker: FusedRanker, trained: dict[str, Any]) -> None:
+    alone = {name: uri for name, uri in trained["inputs"].items() if name != "fusion"}
+    users = Users([""], np.full((1, 3), -1))
+    expected = METHOD.load_ranker(trained | {"inputs": alone}).rank(users, NONE_SEEN, ALL, 5)
+    assert np.array_equal(ranker.rank(users, NONE_SEEN, ALL, 5).items_BK, expected.items_BK)
+
+
+def test_without_a_language_model_none_is_opened(trained: dict[str, Any], tmp_path: Path) -> None:
+    config = asdict(replace(FUSED, fusion=FusionConfig(signals=["teacher", "item_knn"])))
+    inputs = {name: uri for name, uri in trained["inputs"].items() if name not in ("model", "fusion")}
+    fit({"config": config, "inputs": inputs, "output": f"{tmp_path}/fusion"})
+    fused = METHOD.load_ranker({"config": config, "inputs": inputs | {"fusion": f"{tmp_path}/fusion"}})
+    users = Users(["u0", "u1"], np.array([[0, 1], [-1, -1]]))
+    ranked = fused.rank(users, np.empty((2, 0), np.int64), ALL, 5)
+    assert (ranked.items_BK >= 0).all()
+    assert np.array_equal(ranked.codes_BKL, item_codes(ITEMS)[ranked.items_BK])
+
+
+def test_an_item_that_came_later_is_near_those_of_like_text(trained: dict[str, Any], tmp_path: Path) -> None:
+    """Item 30 has the text of item 7, and no events."""
+    text_NE = load_tensors(trained["inputs"]["text_vectors"])["vectors"]
+    taken = {tuple(code) for code in item_codes(ITEMS).tolist()}
+    free = next(code for code in np.ndindex((CODES,) * LEVELS) if code not in taken)
+    save_table(f"{tmp_path}/items.parquet", code_table(np.array([free]), first_index=ITEMS))
+    save_tensors(f"{tmp_path}/text_vectors.safetensors", {"vectors": text_NE[7:8]})
+    inputs = trained["inputs"] | {"codebook_additions": [str(tmp_path)]}
+    said = Signals.load(inputs, inputs["fusion"])(np.array([[7]]), ["text", "teacher"])
+    assert said["text"][0, ITEMS] == pytest.approx(1)
+    fused = METHOD.load_ranker(trained | {"inputs": inputs})
+    ranked = fused.rank(Users([""], np.array([[6, 7]])), NONE_SEEN, np.ones(ITEMS + 1, bool), ITEMS + 1)
+    assert set(ranked.items_BK[0].tolist()) == set(range(ITEMS + 1))
+
+
+def test_weights_are_found_again(trained: dict[str, Any]) -> None:
+    """Targets drawn by known weights: the fit comes near them, and stays at its defaults without a case."""
+    rng = np.random.default_rng(0)
+    true_F = np.array([1.0, 0.5])
+    signals_BCF = rng.normal(size=(4000, 10, 2)).astype(np.float32)
+    score_BC = signals_BCF @ true_F + rng.gumbel(size=(4000, 10))
+    items_BC = np.tile(np.arange(10), (4000, 1))
+    names: Any = ["teacher", "item_knn"]
+    found = learned([Shortlist(items_BC, signals_BCF)], score_BC.argmax(axis=1), names, penalty=5.0)
+    np.testing.assert_allclose(list(found.values()), true_F, atol=0.07)
+    nobody = learned([Shortlist(items_BC, signals_BCF)], np.full(4000, 99), names, penalty=5.0)
+    np.testing.assert_allclose(list(nobody.values()), [DEFAULTS[name] for name in names], atol=1e-4)
+    assert learned([], np.empty(0, np.int64), names, 5.0) == {name: DEFAULTS[name] for name in names}
+
+
+def test_equal_scores_go_to_the_smaller_index_and_padding_last() -> None:
+    short = Shortlist(np.array([[9, 4, -1, 7]]), np.array([[[1.0], [1.0], [5.0], [2.0]]], np.float32))
+    items_BK, scores_BK = best(short, np.array([1.0]), 5)
+    assert items_BK.tolist() == [[7, 4, 9, -1, -1]]
+    assert scores_BK[0, :3].tolist() == [2, 1, 1]
+
+
+def test_a_fusion_needs_something_that_chooses(trained: dict[str, Any], tmp_path: Path) -> None:
+    config = asdict(replace(FUSED, fusion=FusionConfig(signals=["language_model"])))
+    with pytest.raises(ValueError, match=r"fusion.signals names none that can choose a shortlist"):
+        fit(trained | {"config": config, "output": str(tmp_path)})
