@@ -117,6 +117,15 @@ class Run:
     def label(self) -> str:
         return f"{self.method} (seed {self.seed})" if self.seed else self.method
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the method reads of the settings."""
+        settings = asdict(self.config)
+        if self.method in OURS and self.method != "sasrec_with_text":
+            return settings
+        names = ["history_items", "window_items", *(["behaviour"] if self.method.startswith("sasrec") else [])]
+        return {name: settings[name] for name in names}
+
 
 class Bench:
     """A split of a data folder, with everything that was made from it."""
@@ -131,7 +140,7 @@ class Bench:
     def lists(self, run: Run) -> Generation:
         """The ranked lists of a method, made now unless they are there."""
         store = GenerationStore(str(self.root), f"{run.method}-{run.seed}")
-        key = {"data": self.data.digest, "settings": digest(asdict(run.config)), "split": self.split.name}
+        key = {"data": self.data.digest, "settings": digest(run.settings), "split": self.split.name}
         made = store.latest()
         if made is not None and made.manifest.key == key:
             console.print(f"{run.label}: made before")
@@ -149,7 +158,7 @@ class Bench:
             "device": device(),
         }
         checksums = {"lists.parquet": sha256(str(file))}
-        return draft.commit(Manifest(key=key, metrics=metrics, settings=asdict(run.config), checksums=checksums))
+        return draft.commit(Manifest(key=key, metrics=metrics, settings=run.settings, checksums=checksums))
 
     def _trained(self, run: Run) -> tuple[Ranker, float]:
         """A method's ranker, and the seconds that its training took."""

@@ -30,14 +30,14 @@ from rich.table import Table
 from benchmarks.figures import Figure, publish
 from benchmarks.movielens import write_movielens
 from benchmarks.quality import CONFIG
+from benchmarks.recipe import text_vectors
 from jobs.common import step
 from model.behaviour.train import train_behaviour
-from model.config import ModelConfig, TextEncoderConfig, TokenizerConfig
-from model.data.files import load_tensors, save_tensors
+from model.config import ModelConfig, TokenizerConfig
+from model.data.files import load_tensors
 from model.evaluation.dataset import Interactions, Split, read_folder
 from model.evaluation.lists import write_training_set
 from model.generation import digest
-from model.text_encoder import TextEncoder
 from model.tokenizer.codebook import Codebook
 from model.tokenizer.health import health
 from model.tokenizer.neighbours import DEPTHS, preservation, together
@@ -113,17 +113,9 @@ def prepare(folder: Path, encoder: ModelConfig) -> Items:
         inputs = {"training_set": str(root / "training_set")}
         train_behaviour({"config": asdict(encoder), "inputs": inputs, "output": str(root)})
     behaviour = load_tensors(f"{root}/vectors.safetensors")
-    text_NE = text_vectors(folder.name, data.titles)
+    text_NE = load_tensors(text_vectors(data.titles))["vectors"]
     pairs = together(user_E, item_E, len(data.item_ids))
     return Items(data.item_ids, text_NE, behaviour["vectors"], behaviour["count"] > 0, *pairs)
-
-
-def text_vectors(name: str, titles: list[str]) -> np.ndarray:
-    """[N,E]; those made before of the same titles are read."""
-    file = ROOT / f"{name}-{digest(titles)}.safetensors"
-    if not file.exists():
-        save_tensors(str(file), {"vectors": TextEncoder.load(TextEncoderConfig()).encode(titles)})
-    return load_tensors(str(file))["vectors"]
 
 
 def judge(items: Items, config: TokenizerConfig) -> dict[str, Any]:

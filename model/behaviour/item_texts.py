@@ -15,6 +15,10 @@ from model.tokenizer.inputs import principal_axes
 Floats = npt.NDArray[np.float32]
 
 
+LEAST_DEVIATION = 1e-3
+"""Of a component, beside the largest."""
+
+
 @dataclass(frozen=True)
 class TextComponents:
     """Components of text vectors, half whitened [ours]: the strong ones stay stronger, but by the root of it."""
@@ -27,7 +31,9 @@ class TextComponents:
         """At most `dim` components, of unit scale on average over these texts."""
         mean_E, axes_EX = principal_axes(text_NE, dim)
         deviation_X = ((text_NE - mean_E) @ axes_EX).std(axis=0)
-        axes_EX = axes_EX / np.sqrt(np.maximum(deviation_X, 1e-9))
+        # Where these texts hardly differ, later ones must not differ hugely.
+        known_X = deviation_X > LEAST_DEVIATION * deviation_X.max(initial=0)
+        axes_EX = axes_EX * np.divide(1, np.sqrt(deviation_X), out=np.zeros_like(deviation_X), where=known_X)
         return cls(mean_E, axes_EX / max(np.sqrt(np.square((text_NE - mean_E) @ axes_EX).mean()), 1e-9))
 
     def __call__(self, text_NE: Floats) -> Floats:

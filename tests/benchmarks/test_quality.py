@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.quality import CONFIG, Bench, Run
+from benchmarks import recipe
+from benchmarks.quality import CONFIG, MAIN, OURS, Bench, BudgetError, Run, budget, figures_of
+from model.config import BackboneConfig, ModelConfig, TokenizerConfig
+from model.data.files import save_tensors
 from model.evaluation.dataset import Interactions, leave_one_out, read_folder
 from tests.model.evaluation.conftest import write_folder
 
@@ -38,3 +43,40 @@ def test_two_runs_give_one_table(data: Interactions, tmp_path: Path) -> None:
     assert len(list((tmp_path / "one").glob("sasrec-0/*/manifest.json"))) == 1
     assert found(data, tmp_path / "one") == table
     assert len(list((tmp_path / "one").glob("sasrec-0/*/manifest.json"))) == 1, "it was made again"
+
+
+def tiny(config: ModelConfig) -> ModelConfig:
+    return dataclasses.replace(
+        config,
+        behaviour=dataclasses.replace(config.behaviour, dim=8, epochs=1),
+        tokenizer=TokenizerConfig(codes_per_level=4, input_dim=4),
+        backbone=BackboneConfig(hidden_size=16, layers=1, heads=2, intermediate_size=16, text_vocabulary=280),
+        finetune=dataclasses.replace(config.finetune, epochs=1),
+    )
+
+
+def test_our_rows_come_from_one_recipe_each_step_made_once(
+    data: Interactions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def texts(_: list[str]) -> str:
+        uri = f"{tmp_path}/texts.safetensors"
+        save_tensors(uri, {"vectors": np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)})
+        return uri
+
+    monkeypatch.setattr(recipe, "text_vectors", texts)
+    bench = Bench(data, leave_one_out(data), tmp_path / "quality")
+    runs = [Run(name, 0, tiny(config)) for name, config in {"popularity": CONFIG, **OURS}.items()]
+    table = bench.table({run.label: bench.lists(run) for run in runs})
+    assert table["reference"] == MAIN
+    assert set(table["methods"]) == {"popularity", *OURS}
+    made = {name: len(list((tmp_path / "quality" / name).glob("*/manifest.json"))) for name in ("behaviour", "model")}
+    assert made == {"behaviour": 2, "model": 1}  # with texts and without; one language model for two rows
+    names = [figure.name for figure in figures_of("tiny", table, {})]
+    assert {"quality.tiny.ratio", "quality.tiny.p_value", "quality.tiny.llm_ratio"} <= set(names)
+
+
+def test_the_budget_ends_a_run_and_no_other() -> None:
+    with pytest.raises(BudgetError), budget(0.001):
+        time.sleep(5)
+    with budget(None):
+        time.sleep(0.1)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from model.config import BackboneConfig, ModelConfig
-from model.recommender.backbone import SMOLLM2_PACKAGE, add_codes, build_backbone, load_model, save_model, with_lora
+from model.recommender.backbone import (
+    SMOLLM2_PACKAGE,
+    add_codes,
+    build_backbone,
+    build_subject,
+    load_model,
+    save_model,
+    with_lora,
+)
 from model.recommender.vocabulary import CodeVocabulary
 
 TINY = BackboneConfig(hidden_size=16, layers=1, heads=2, intermediate_size=32, text_vocabulary=300, lora_rank=2)
@@ -39,6 +48,21 @@ def test_codes_start_as_images_of_their_centroids() -> None:
         torch.testing.assert_close(rows_KH.square().mean().sqrt(), scale)
         # A linear image: what the centroids' rank is, the embeddings' rank is.
         assert torch.linalg.matrix_rank(rows_KH, rtol=1e-4) == min(CENTROIDS_LKD[level].shape)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_dropout_is_for_training_alone(lora_rank: int) -> None:
+    """The same model otherwise: what it computes when it ranks is what one without dropout computes."""
+    ids_BT = torch.tensor([[3, 4, 5, 6]])
+    outputs = []
+    for dropout in (0.0, 0.5):
+        backbone = replace(TINY, lora_rank=lora_rank, lora_dropout=0.0, dropout=dropout)
+        subject = build_subject(ModelConfig(backbone=backbone), TEXTS, CENTROIDS_LKD)
+        with torch.no_grad():
+            outputs.append(subject.model.eval()(ids_BT).logits)
+            one, other = (subject.model.train()(ids_BT).logits for _ in range(2))
+        assert torch.equal(one, other) == (dropout == 0)
+    assert torch.equal(*outputs)
 
 
 @pytest.mark.parametrize(
