@@ -73,7 +73,7 @@ CONFIG = ModelConfig(
         text_dim=0,
     ),
     backbone=BackboneConfig(hidden_size=128, layers=2, heads=4, intermediate_size=384, dropout=0.05),
-    finetune=FinetuneConfig(epochs=8, batch_size=64, row_tokens=256, mixture={"next_item": 1.0}, patience=0),
+    finetune=FinetuneConfig(epochs=10, batch_size=64, row_tokens=256, mixture={"next_item": 1.0}, patience=0),
     validation_users=2000,
 )
 TEXTS_READ = replace(CONFIG, behaviour=replace(CONFIG.behaviour, text_dim=128))
