@@ -87,7 +87,7 @@ def _fused(*without: str) -> FusionConfig:
 
 OURS: dict[str, ModelConfig] = {
     "sasrec_with_text": TEXTS_READ,
-    "fusion_of_ids": replace(CONFIG, fusion=_fused("language_model", "text", "last_text")),
+    "fusion_of_ids": replace(CONFIG, fusion=_fused("language_model", "text", "words")),
     "fusion_without_llm": replace(TEXTS_READ, fusion=_fused("language_model")),
     "language_model_alone": replace(TEXTS_READ, fusion=FusionConfig(signals=[])),
     MAIN: TEXTS_READ,

@@ -1,7 +1,7 @@
 """Give codes to items that a codebook does not know yet, from its frozen codebooks; a published code never moves.
 
 Reads   item_text up to the day, item_vectors, the codebook of the split (or, with --append, of the live model)
-Writes  codebook_additions/<codebook>: appends (item, code); nothing when every item has its code
+Writes  codebook_additions/<codebook>: appends codes, texts and their vectors; nothing when every item has its code
 
     python -m jobs.encode_items --ds 2016-10-16 --split temporal
     python -m jobs.encode_items --ds 2016-10-16 --append
@@ -14,6 +14,7 @@ import logging
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
 import typer
 
 from jobs.common.artefacts import additions_store, by_identity, code_files, live_model, newest
@@ -26,10 +27,10 @@ from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, Split, run
 from jobs.transforms.snapshot import newest_per_key
 from model.config import TokenizerConfig
-from model.data.files import load_tensors
+from model.data.files import load_tensors, save_table
 from model.generation import Manifest, sha256
 from model.tokenizer.health import reserve
-from model.tokenizer.train import ITEMS_FILE, append_codes, write_item_codes
+from model.tokenizer.train import ITEMS_FILE, TEXTS_FILE, append_codes, write_item_codes
 
 log = logging.getLogger("encode_items")
 
@@ -60,7 +61,7 @@ def main(ds: Day, split: OptionalSplit = None, append: Append = False, settings_
         known = spark.read.parquet(*code_files(settings, codebook))
         items = newest_per_key(item_text.read(spark, None, ds.date()), "item_id").join(known, "item_id", "left_anti")
         # Item-sized, like everything from here on.
-        new = items.select("item_id", "text_hash").orderBy("item_id").toPandas()
+        new = items.select("item_id", "text_hash", "text").orderBy("item_id").toPandas()
         if new.empty:
             log.info("every item has its code in %s", codebook.identity)
             return
@@ -69,6 +70,8 @@ def main(ds: Day, split: OptionalSplit = None, append: Append = False, settings_
         numbered = spark.createDataFrame(new.rename_axis("item_index").reset_index())
         draft = additions_store(settings, codebook).begin()
         text_NE = load_tensors(write_text_vectors(spark, settings, numbered, draft))["vectors"]
+        index_N = np.arange(first_index, first_index + len(new), dtype=np.int32)
+        save_table(draft.path(TEXTS_FILE), pa.table({"item_index": index_N, "text": new["text"]}))
         # The codebook's own settings: today's may be for the next one.
         tokenizer = TokenizerConfig(**codebook.manifest.settings["tokenizer"])
         levels = (f"code_{level}" for level in range(tokenizer.levels))

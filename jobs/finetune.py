@@ -45,7 +45,7 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
         metrics = launch(settings.training, "model.recommender.train:finetune", request)
         if settings.model.fusion.signals:
             alone = settings.training.model_copy(update={"processes": 1})
-            known = inputs | {"model": draft.uri} | signal_inputs(behaviour)
+            known = inputs | {"model": draft.uri} | signal_inputs(training_set, behaviour)
             fitting = request | {"inputs": known, "output": draft.path(FUSION)}
             metrics["fusion"] = launch(alone, "model.recommender.fusion:fit", fitting)
     parents = {"training_set": training_set, "codebook": codebook, "behaviour": behaviour}

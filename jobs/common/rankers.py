@@ -12,9 +12,10 @@ FUSION = "fusion"
 """Folder of a model with its late fusion."""
 
 
-def signal_inputs(behaviour: Generation) -> dict[str, str]:
+def signal_inputs(training_set: Generation, behaviour: Generation) -> dict[str, str]:
     """What the signals beside the language model are read from."""
-    return {"behaviour": behaviour.uri, "text_vectors": behaviour.path(TEXT_VECTORS_FILE)}
+    text_vectors = behaviour.path(TEXT_VECTORS_FILE)
+    return {"training_set": training_set.uri, "behaviour": behaviour.uri, "text_vectors": text_vectors}
 
 
 def model_task(
@@ -28,8 +29,8 @@ def model_task(
         "codebook_additions": [addition.uri for addition in additions_store(settings, codebook).complete()],
     }
     if model.manifest.settings.get(FUSION, {}).get("signals"):
-        behaviour = by_identity(settings, model.manifest.parents["behaviour"])
-        inputs |= {FUSION: model.path(FUSION), **signal_inputs(behaviour)}
+        made_of = (by_identity(settings, model.manifest.parents[role]) for role in ("training_set", "behaviour"))
+        inputs |= {FUSION: model.path(FUSION), **signal_inputs(*made_of)}
     return RankingTask(
         settings.method,
         {"config": settings.model_json(), "inputs": inputs},

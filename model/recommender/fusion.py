@@ -20,12 +20,11 @@ from scipy.special import log_softmax, softmax
 from model.config import FusionConfig, SignalName, model_config
 from model.data.files import load_json, load_tensors, save_json
 from model.data.reader import read_table
-from model.evaluation import cooccurrence
 from model.evaluation.baselines import PopularityRanker
 from model.evaluation.metrics import ndcg, rank_of_target
 from model.recommender.inference import SemanticRanker
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users
-from model.recommender.signals import COUNTS, DENSE, LANGUAGE_MODEL, Signals
+from model.recommender.signals import COUNTS, DENSE, LANGUAGE_MODEL, Signals, count
 from model.recommender.vocabulary import read_codes
 
 FUSION_FILE = "fusion.json"
@@ -34,8 +33,8 @@ DEFAULTS: dict[SignalName, float] = {
     "teacher": 0.6,
     "item_knn": 0.15,
     "successor": 0.15,
-    "text": 3.0,
-    "last_text": 1.0,
+    "text": 2.0,
+    "words": 3.0,
 }
 """Weights of no data: about what the public data sets give."""
 BLOCK_SCORES = 1 << 23
@@ -166,14 +165,14 @@ def fit(request: dict[str, Any]) -> dict[str, Any]:
     """Learn the weights on the training set's validation cases; returns NDCG@10 there, of each step of the ladder.
 
     `request`: {"config": ModelConfig as JSON, "inputs": those of FusedRanker.load but "fusion", and "training_set",
-    "output": URI}. Written: `fusion.json`, and the counted floors.
+    "output": URI}. Written: `fusion.json`, and what the signals count.
     Raises ValueError when there is no dense signal to make a shortlist with.
     """
     config, inputs, output = model_config(request["config"]), request["inputs"], request["output"]
     dense: list[SignalName] = [name for name in config.fusion.signals if name in DENSE]
     if not dense:
         raise ValueError("fusion.signals names none that can choose a shortlist: add teacher, or leave the list empty.")
-    cooccurrence.train({"inputs": inputs, "output": output}, COUNTS)
+    count(inputs, output)
     fusion, _ = open_fusion(request, config.fusion, output)
     rows = read_table(f"{inputs['training_set']}/validation", ["items", "target"])
     history_F = rows["items"].combine_chunks().flatten().to_numpy().astype(np.int64)

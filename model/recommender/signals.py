@@ -2,31 +2,37 @@
 
 teacher               log-probability after the sequential encoder
 item_knn, successor   log of the item's share of that floor's scores, plus a constant for the items without any
-text, last_text       cosine of the item's text with the history's, weighed by .7^age, and with the newest item's
+text, words           cosine of the item's text with the history's, weighed by .7^age: of text vectors, of tf-idf
 
-Shapes: B users, H history items, N items, D encoder width, E text dimensions.
+Shapes: B users, H history items, N items, D encoder width, E text dimensions, V terms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 
 from model.behaviour.ranker import load_encoder, log_probabilities
 from model.behaviour.sasrec import SasRec
 from model.config import SignalName
-from model.data.files import load_tensors
+from model.data.files import load_json, load_tensors, save_json
+from model.data.reader import read_table
+from model.evaluation import cooccurrence
 from model.evaluation.cooccurrence import DECAYS, decayed_sum, load_weights
 from model.recommender.methods.base import PAD, Floats, Ints
+from model.recommender.words import Words
+from model.tokenizer.train import TEXTS_FILE
 
 LANGUAGE_MODEL: SignalName = "language_model"
 DENSE: tuple[SignalName, ...] = tuple(name for name in get_args(SignalName) if name != LANGUAGE_MODEL)
 COUNTS = "cooccurrence"
-TEXT_VECTORS_FILE = "text_vectors.safetensors"
+TEXT_VECTORS_FILE, WORDS_FILE = "text_vectors.safetensors", "words.json"
 SHARE_OF_NONE = 1e-4
 TEXT_DECAY = 0.7
 
@@ -34,19 +40,26 @@ TEXT_DECAY = 0.7
 class Signals:
     """The dense signals of a catalogue, items that came after the training included."""
 
-    def __init__(self, encoder: SasRec, weights: dict[str, sparse.csr_array], text_NE: Floats) -> None:
-        """`text_NE`: of unit length. The encoder and the weights are of N items, too."""
+    def __init__(
+        self, encoder: SasRec, weights: dict[str, sparse.csr_array], text_NE: Floats, words_NV: sparse.csr_array
+    ) -> None:
+        """`text_NE` and `words_NV`: of unit length. The encoder and the weights are of N items, too."""
         self._encoder, self._weights, self._text_NE = encoder, weights, text_NE
+        self._words_NV, self._words_VN = words_NV, sparse.csr_array(words_NV.T)
 
     @classmethod
-    def load(cls, inputs: dict[str, Any], counts: str) -> Signals:
-        """`inputs`: "behaviour", "text_vectors" and, optionally, "codebook_additions"; `counts`: URI of COUNTS."""
-        later = (f"{folder}/{TEXT_VECTORS_FILE}" for folder in inputs.get("codebook_additions", ()))
-        text_NE = np.concatenate([load_tensors(uri)["vectors"] for uri in (inputs["text_vectors"], *later)])
+    def load(cls, inputs: dict[str, Any], counted: str) -> Signals:
+        """`inputs`: "training_set", "behaviour", "text_vectors" and, optionally, "codebook_additions"; `counted`: URI
+        of what `count` wrote.
+        """
+        later = inputs.get("codebook_additions", ())
+        vectors = [inputs["text_vectors"], *(f"{folder}/{TEXT_VECTORS_FILE}" for folder in later)]
+        text_NE = np.concatenate([load_tensors(uri)["vectors"] for uri in vectors])
+        tables = [f"{inputs['training_set']}/items", *(f"{folder}/{TEXTS_FILE}" for folder in later)]
+        texts = [text for uri in tables for text in _texts(uri)]
+        words_NV = Words(**load_json(f"{counted}/{WORDS_FILE}")).vectors(texts)
         encoder, _ = load_encoder(inputs["behaviour"], text_NE)
-        length_N1 = np.linalg.norm(text_NE, axis=1, keepdims=True)
-        text_NE = np.divide(text_NE, length_N1, out=np.zeros_like(text_NE), where=length_N1 > 0)
-        return cls(encoder, load_weights(counts, COUNTS, len(text_NE)), text_NE)
+        return cls(encoder, load_weights(counted, COUNTS, len(text_NE)), _unit(text_NE), words_NV)
 
     @property
     def items(self) -> int:
@@ -60,21 +73,54 @@ class Signals:
         if name == "teacher":
             return log_probabilities(self._encoder, history_BH)
         if name == "text":
-            known_BH = history_BH != PAD
-            age_BH = np.maximum(known_BH.sum(axis=1, keepdims=True) - 1 - np.arange(history_BH.shape[1]), 0)
-            return self._alike(history_BH, np.where(known_BH, TEXT_DECAY**age_BH, 0))
-        if name == "last_text":
-            newest_B1 = (history_BH != PAD).sum(axis=1, keepdims=True) - 1
-            return self._alike(np.take_along_axis(history_BH, newest_B1.clip(min=0), axis=1), (newest_B1 >= 0) * 1.0)
+            return self._text(history_BH)
+        if name == "words":
+            return self._words(history_BH)
         scores_BN = decayed_sum(history_BH, self._weights[name], DECAYS[name])
         shares_BN = scores_BN / np.maximum(scores_BN.sum(axis=1, keepdims=True), 1e-9)
         logarithms_BN: Floats = np.log(shares_BN + SHARE_OF_NONE)
         return logarithms_BN
 
-    def _alike(self, items_BH: Ints, weight_BH: np.ndarray) -> Floats:
-        """Cosines [B,N] of all texts with the weighted sum of these items'."""
-        sum_BE = np.einsum("bh,bhe->be", weight_BH.astype(np.float32), self._text_NE[items_BH.clip(min=0)])
-        length_B1 = np.linalg.norm(sum_BE, axis=1, keepdims=True)
-        sum_BE = np.divide(sum_BE, length_B1, out=np.zeros_like(sum_BE), where=length_B1 > 0)
-        alike_BN: Floats = (torch.from_numpy(sum_BE) @ torch.from_numpy(self._text_NE).T).numpy()
+    def _text(self, history_BH: Ints) -> Floats:
+        weight_BH = _by_age(history_BH).astype(np.float32)
+        sum_BE = np.einsum("bh,bhe->be", weight_BH, self._text_NE[history_BH.clip(min=0)])
+        alike_BN: Floats = (torch.from_numpy(_unit(sum_BE)) @ torch.from_numpy(self._text_NE).T).numpy()
         return alike_BN
+
+    def _words(self, history_BH: Ints) -> Floats:
+        weight_BH = _by_age(history_BH)
+        row_BH = np.broadcast_to(np.arange(len(history_BH))[:, None], history_BH.shape)
+        known_BH = history_BH != PAD
+        ages = sparse.csr_array(
+            (weight_BH[known_BH], (row_BH[known_BH], history_BH[known_BH])), shape=(len(history_BH), self.items)
+        )
+        sum_BV = sparse.csr_array(ages @ self._words_NV)
+        length_B1 = np.sqrt(np.asarray((sum_BV**2).sum(axis=1)))[:, None]
+        alike_BN = (sum_BV @ self._words_VN).toarray()
+        np.divide(alike_BN, length_B1, out=alike_BN, where=length_B1 > 0)
+        cosines_BN: Floats = alike_BN.astype(np.float32)
+        return cosines_BN
+
+
+def count(inputs: dict[str, Any], output: str) -> None:
+    """Count what signals are made of, on the training set: what goes with what, and words."""
+    cooccurrence.train({"inputs": inputs, "output": output}, COUNTS)
+    save_json(f"{output}/{WORDS_FILE}", asdict(Words.of(_texts(f"{inputs['training_set']}/items"))))
+
+
+def _texts(uri: str) -> list[str]:
+    """Of the items of a table, by item_index."""
+    texts: list[str] = read_table(uri, ["item_index", "text"]).sort_by("item_index")["text"].to_pylist()
+    return texts
+
+
+def _by_age(history_BH: Ints) -> npt.NDArray[np.float64]:
+    known_BH = history_BH != PAD
+    age_BH = np.maximum(known_BH.sum(axis=1, keepdims=True) - 1 - np.arange(history_BH.shape[1]), 0)
+    return np.where(known_BH, TEXT_DECAY**age_BH, 0.0)
+
+
+def _unit(vectors_BE: Floats) -> Floats:
+    length_B1 = np.linalg.norm(vectors_BE, axis=1, keepdims=True)
+    unit_BE: Floats = np.divide(vectors_BE, length_B1, out=np.zeros_like(vectors_BE), where=length_B1 > 0)
+    return unit_BE

@@ -26,6 +26,8 @@ from model.tokenizer.neighbours import preservation, together
 from model.tokenizer.portrait import examples, picture, tree
 from model.tokenizer.quantizer import Ints
 
+TEXTS_FILE = "texts.parquet"
+"""Of additions: (item_index, text)."""
 ITEMS_FILE = "items.parquet"
 SAMPLED_BATCHES = 16
 """Of windows, for the figures on neighbours: the training set grows with the users, the tokenizer must not."""

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from model.config import BehaviourConfig, FusionConfig
 from model.data.files import load_json, load_tensors, save_table, save_tensors
+from model.data.reader import read_items
 from model.recommender.fusion import DEFAULTS, FUSION_FILE, FusedRanker, Shortlist, best, fit, learned
 from model.recommender.methods.base import Users
 from model.recommender.registry import METHODS
@@ -107,9 +109,13 @@ def test_an_item_that_came_later_is_near_those_of_like_text(trained: dict[str, A
     free = next(code for code in np.ndindex((CODES,) * LEVELS) if code not in taken)
     save_table(f"{tmp_path}/items.parquet", code_table(np.array([free]), first_index=ITEMS))
     save_tensors(f"{tmp_path}/text_vectors.safetensors", {"vectors": text_NE[7:8]})
+    titles = read_items(f"{trained['inputs']['training_set']}/items", ["text"])["text"].to_pylist()
+    save_table(f"{tmp_path}/texts.parquet", pa.table({"item_index": [ITEMS], "text": [titles[7] + " unheard-of"]}))
     inputs = trained["inputs"] | {"codebook_additions": [str(tmp_path)]}
-    said = Signals.load(inputs, inputs["fusion"])(np.array([[7]]), ["text", "teacher"])
+    said = Signals.load(inputs, inputs["fusion"])(np.array([[7], [-1]]), ["text", "words", "teacher"])
     assert said["text"][0, ITEMS] == pytest.approx(1)
+    assert said["words"][0, ITEMS] == pytest.approx(1)
+    assert not said["words"][1].any()
     fused = METHOD.load_ranker(trained | {"inputs": inputs})
     ranked = fused.rank(Users([""], np.array([[6, 7]])), NONE_SEEN, np.ones(ITEMS + 1, bool), ITEMS + 1)
     assert set(ranked.items_BK[0].tolist()) == set(range(ITEMS + 1))
