@@ -6,7 +6,7 @@ DIR: see docs/data_format.md; without it, the sample's MovieLens. Prints one tab
 ranked lists stay beside, in build/quality/…, as Parquet: every number can be counted again. What is there, made from
 the same data and settings, is not made again; what the budget cut short goes on in the next run.
 
-semantic_convergence        late fusion: the language model, its teacher (a SASRec that reads texts), counts, texts
+semantic_convergence        late fusion: the language model, its teacher (a SASRec that reads texts), counts, words
 language_model_alone        its beam search without the fusion
 fusion_without_llm          the late fusion without the language model
 fusion_of_ids               and without texts: sasrec with the counts of cooccurrence
@@ -87,7 +87,7 @@ def _fused(*without: str) -> FusionConfig:
 
 OURS: dict[str, ModelConfig] = {
     "sasrec_with_text": TEXTS_READ,
-    "fusion_of_ids": replace(CONFIG, fusion=_fused("language_model", "text", "words")),
+    "fusion_of_ids": replace(CONFIG, fusion=_fused("language_model", "words")),
     "fusion_without_llm": replace(TEXTS_READ, fusion=_fused("language_model")),
     "language_model_alone": replace(TEXTS_READ, fusion=FusionConfig(signals=[])),
     MAIN: TEXTS_READ,

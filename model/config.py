@@ -202,7 +202,7 @@ class FinetuneConfig:
             raise ValueError(f"mixture: {', '.join(below)}: examples per window cannot be below 0.")
 
 
-SignalName = Literal["language_model", "teacher", "item_knn", "successor", "text", "words"]
+SignalName = Literal["language_model", "teacher", "item_knn", "successor", "words"]
 """What late fusion adds up; model/recommender/signals.py says what each is."""
 
 

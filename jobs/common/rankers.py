@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from jobs.common.artefacts import additions_store, by_identity, code_files
-from jobs.common.item_vectors import TEXT_VECTORS_FILE
 from jobs.common.settings import Settings
 from jobs.transforms.ranking import RankingTask
 from model.generation import Generation
@@ -14,8 +13,7 @@ FUSION = "fusion"
 
 def signal_inputs(training_set: Generation, behaviour: Generation) -> dict[str, str]:
     """What the signals beside the language model are read from."""
-    text_vectors = behaviour.path(TEXT_VECTORS_FILE)
-    return {"training_set": training_set.uri, "behaviour": behaviour.uri, "text_vectors": text_vectors}
+    return {"training_set": training_set.uri, "behaviour": behaviour.uri}
 
 
 def model_task(

@@ -29,11 +29,10 @@ from model.recommender.vocabulary import read_codes
 
 FUSION_FILE = "fusion.json"
 DEFAULTS: dict[SignalName, float] = {
-    "language_model": 0.1,
-    "teacher": 0.6,
-    "item_knn": 0.15,
-    "successor": 0.15,
-    "text": 2.0,
+    "language_model": 0.05,
+    "teacher": 0.5,
+    "item_knn": 0.1,
+    "successor": 0.1,
     "words": 3.0,
 }
 """Weights of no data: about what the public data sets give."""

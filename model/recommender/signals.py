@@ -2,9 +2,12 @@
 
 teacher               log-probability after the sequential encoder
 item_knn, successor   log of the item's share of that floor's scores, plus a constant for the items without any
-text, words           cosine of the item's text with the history's, weighed by .7^age: of text vectors, of tf-idf
+words                 cosine of the tf-idf of the item's text with that of the history's, weighed by .7^age
 
-Shapes: B users, H history items, N items, D encoder width, E text dimensions, V terms.
+What is said for a user does not depend on the batch: the encoder computes in float64, whose rounding errors are gone
+when its log-probabilities become float32; sparse products go row by row.
+
+Shapes: B users, H history items, N items, V terms.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import sparse
 
 from model.behaviour.ranker import load_encoder, log_probabilities
@@ -40,30 +42,27 @@ TEXT_DECAY = 0.7
 class Signals:
     """The dense signals of a catalogue, items that came after the training included."""
 
-    def __init__(
-        self, encoder: SasRec, weights: dict[str, sparse.csr_array], text_NE: Floats, words_NV: sparse.csr_array
-    ) -> None:
-        """`text_NE` and `words_NV`: of unit length. The encoder and the weights are of N items, too."""
-        self._encoder, self._weights, self._text_NE = encoder, weights, text_NE
+    def __init__(self, encoder: SasRec, weights: dict[str, sparse.csr_array], words_NV: sparse.csr_array) -> None:
+        """`words_NV`: rows of unit length. The encoder and the weights are of N items, too."""
+        self._encoder, self._weights = encoder.double(), weights
         self._words_NV, self._words_VN = words_NV, sparse.csr_array(words_NV.T)
 
     @classmethod
     def load(cls, inputs: dict[str, Any], counted: str) -> Signals:
-        """`inputs`: "training_set", "behaviour", "text_vectors" and, optionally, "codebook_additions"; `counted`: URI
-        of what `count` wrote.
+        """`inputs`: "training_set", "behaviour" and, optionally, "codebook_additions"; `counted`: URI of what `count`
+        wrote.
         """
         later = inputs.get("codebook_additions", ())
-        vectors = [inputs["text_vectors"], *(f"{folder}/{TEXT_VECTORS_FILE}" for folder in later)]
-        text_NE = np.concatenate([load_tensors(uri)["vectors"] for uri in vectors])
         tables = [f"{inputs['training_set']}/items", *(f"{folder}/{TEXTS_FILE}" for folder in later)]
         texts = [text for uri in tables for text in _texts(uri)]
         words_NV = Words(**load_json(f"{counted}/{WORDS_FILE}")).vectors(texts)
-        encoder, _ = load_encoder(inputs["behaviour"], text_NE)
-        return cls(encoder, load_weights(counted, COUNTS, len(text_NE)), _unit(text_NE), words_NV)
+        vectors = [load_tensors(f"{folder}/{TEXT_VECTORS_FILE}")["vectors"] for folder in later]
+        encoder, _ = load_encoder(inputs["behaviour"], np.concatenate(vectors) if vectors else None)
+        return cls(encoder, load_weights(counted, COUNTS, len(texts)), words_NV)
 
     @property
     def items(self) -> int:
-        return len(self._text_NE)
+        return int(self._words_NV.shape[0])
 
     def __call__(self, history_BH: Ints, names: Sequence[SignalName]) -> dict[SignalName, Floats]:
         """Scores [B,N] of each of these signals."""
@@ -72,20 +71,12 @@ class Signals:
     def _signal(self, name: SignalName, history_BH: Ints) -> Floats:
         if name == "teacher":
             return log_probabilities(self._encoder, history_BH)
-        if name == "text":
-            return self._text(history_BH)
         if name == "words":
             return self._words(history_BH)
         scores_BN = decayed_sum(history_BH, self._weights[name], DECAYS[name])
         shares_BN = scores_BN / np.maximum(scores_BN.sum(axis=1, keepdims=True), 1e-9)
         logarithms_BN: Floats = np.log(shares_BN + SHARE_OF_NONE)
         return logarithms_BN
-
-    def _text(self, history_BH: Ints) -> Floats:
-        weight_BH = _by_age(history_BH).astype(np.float32)
-        sum_BE = np.einsum("bh,bhe->be", weight_BH, self._text_NE[history_BH.clip(min=0)])
-        alike_BN: Floats = (torch.from_numpy(_unit(sum_BE)) @ torch.from_numpy(self._text_NE).T).numpy()
-        return alike_BN
 
     def _words(self, history_BH: Ints) -> Floats:
         weight_BH = _by_age(history_BH)
@@ -118,9 +109,3 @@ def _by_age(history_BH: Ints) -> npt.NDArray[np.float64]:
     known_BH = history_BH != PAD
     age_BH = np.maximum(known_BH.sum(axis=1, keepdims=True) - 1 - np.arange(history_BH.shape[1]), 0)
     return np.where(known_BH, TEXT_DECAY**age_BH, 0.0)
-
-
-def _unit(vectors_BE: Floats) -> Floats:
-    length_B1 = np.linalg.norm(vectors_BE, axis=1, keepdims=True)
-    unit_BE: Floats = np.divide(vectors_BE, length_B1, out=np.zeros_like(vectors_BE), where=length_B1 > 0)
-    return unit_BE
