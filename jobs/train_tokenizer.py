@@ -25,11 +25,10 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
     settings = load_settings(settings_file)
     training_set = newest(settings, "training_set", split, ds.date(), "build_training_set")
     behaviour = descendant(settings, "behaviour", split, ds.date(), training_set, "train_behaviour")
-    encoder = behaviour.manifest.settings["text_encoder"]
-    if encoder != settings.model_json()["text_encoder"]:
+    if behaviour.manifest.settings.get("text_encoder") != settings.model_json()["text_encoder"]:
         raise ValueError(
-            f"{behaviour.identity} has text vectors of {encoder['name']} in other settings than model.text_encoder has "
-            f"now. Run: python -m jobs.train_behaviour --ds {ds.date()} --split {split}"
+            f"{behaviour.identity} has no text vectors of the encoder that model.text_encoder names now. "
+            f"Run: python -m jobs.train_behaviour --ds {ds.date()} --split {split}"
         )
     codebooks = store(settings, "codebook", split)
     previous = codebooks.latest()
