@@ -21,9 +21,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.budget import BudgetError, budget
 from benchmarks.figures import Figure, publish
 from benchmarks.movielens import write_movielens
-from benchmarks.quality import CONFIG, BudgetError, budget
+from benchmarks.quality_rows import CONFIG
 from benchmarks.recipe import Recipe
 from jobs.common import step
 from model.config import BackboneConfig, FinetuneConfig, FusionConfig, ModelConfig, TaskName, TokenizerConfig
@@ -134,6 +135,8 @@ def main(
                 made.append(lists_of(variant, config, recipe, asked))
     except BudgetError:
         console.print(f"The {budget_minutes:g} minutes are over. Run again to go on.")
+        if not made:
+            return
     columns = ["method", "masked", "user_id", "key", "rank"]
     found = evaluate_lists(pa.concat_tables(pq.read_table(file, columns=columns) for file in made), only.split(",")[0])
     table = Table(title=f"{folder.name}, {asked_C.size:,} users, leave-one-out", title_justify="left")

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from benchmarks.figures import Figure, interleaved_seconds, publish
 from benchmarks.movielens import write_movielens
-from benchmarks.quality import CONFIG
+from benchmarks.quality_rows import CONFIG
 from model.behaviour.sasrec import PAD, SasRec
 from model.behaviour.train import train_behaviour
 from model.evaluation.dataset import leave_one_out, read_folder

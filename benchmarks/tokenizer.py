@@ -29,7 +29,7 @@ from rich.table import Table
 
 from benchmarks.figures import Figure, publish
 from benchmarks.movielens import write_movielens
-from benchmarks.quality import CONFIG
+from benchmarks.quality_rows import CONFIG
 from benchmarks.recipe import text_vectors
 from jobs.common import step
 from model.behaviour.train import train_behaviour

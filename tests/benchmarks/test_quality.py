@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from benchmarks import recipe
-from benchmarks.quality import CONFIG, MAIN, OURS, Bench, BudgetError, Run, budget, figures_of
+from benchmarks.budget import BudgetError, budget
+from benchmarks.quality import Bench
+from benchmarks.quality_rows import CONFIG, MAIN, OURS, Run
+from benchmarks.quality_table import figures_of
 from model.config import BackboneConfig, ModelConfig, TokenizerConfig
 from model.data.files import save_tensors
 from model.evaluation.dataset import Interactions, leave_one_out, read_folder

@@ -1,0 +1,97 @@
+"""The rows of the quality table: every method with its settings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import typer
+
+from model.config import BackboneConfig, BehaviourConfig, FinetuneConfig, FusionConfig, ModelConfig
+
+FLOORS = ("popularity", "item_knn", "successor", "cooccurrence")
+SEEDED = ("sasrec",)
+MAIN = "semantic_convergence"
+"""What the paired test compares every other method with."""
+
+CONFIG = ModelConfig(
+    behaviour=BehaviourConfig(
+        dim=64,
+        layers=2,
+        heads=2,
+        dropout=0.5,
+        epochs=30,
+        batch_size=256,
+        learning_rate=3e-3,
+        schedule="cosine",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        text_dim=0,
+    ),
+    backbone=BackboneConfig(hidden_size=128, layers=2, heads=4, intermediate_size=384, dropout=0.05),
+    finetune=FinetuneConfig(epochs=10, batch_size=64, row_tokens=256, mixture={"next_item": 1.0}, patience=0),
+    validation_users=2000,
+)
+TEXTS_READ = replace(CONFIG, behaviour=replace(CONFIG.behaviour, text_dim=128))
+QUICK_EPOCHS = {"behaviour": 10, "finetune": 2}
+
+
+def _fused(*without: str) -> FusionConfig:
+    config = FusionConfig()
+    return replace(config, signals=[name for name in config.signals if name not in without])
+
+
+OURS: dict[str, ModelConfig] = {
+    "sasrec_with_text": TEXTS_READ,
+    "fusion_of_ids": replace(CONFIG, fusion=_fused("language_model", "words")),
+    "fusion_without_llm": replace(TEXTS_READ, fusion=_fused("language_model")),
+    "language_model_alone": replace(TEXTS_READ, fusion=FusionConfig(signals=[])),
+    MAIN: TEXTS_READ,
+}
+"""Rows of the recipe by its settings; the first is the ranking of its teacher."""
+BASELINES = (*FLOORS, "ease", "sasrec")
+ALL = (*BASELINES, *OURS)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the table: a method and its seed, on one split."""
+
+    method: str
+    seed: int
+    config: ModelConfig
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} (seed {self.seed})" if self.seed else self.method
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the method reads of the settings."""
+        settings = asdict(self.config)
+        if self.method in OURS and self.method != "sasrec_with_text":
+            return settings
+        names = ["history_items", "window_items", *(["behaviour"] if self.method.startswith("sasrec") else [])]
+        return {name: settings[name] for name in names}
+
+
+def runs_of(methods: list[str], seeds: int, quick: bool) -> list[Run]:
+    unknown = sorted(set(methods) - set(ALL))
+    if unknown:
+        raise typer.BadParameter(f"--methods {', '.join(unknown)}: there are {', '.join(ALL)}.")
+    return [
+        Run(method, seed, _quicker(_seeded(OURS.get(method, CONFIG), seed), quick))
+        for method in methods
+        for seed in range(seeds if method in SEEDED else 1)
+    ]
+
+
+def _seeded(config: ModelConfig, seed: int) -> ModelConfig:
+    return replace(config, behaviour=replace(config.behaviour, seed=seed))
+
+
+def _quicker(config: ModelConfig, quick: bool) -> ModelConfig:
+    if not quick:
+        return config
+    behaviour = replace(config.behaviour, epochs=QUICK_EPOCHS["behaviour"])
+    return replace(config, behaviour=behaviour, finetune=replace(config.finetune, epochs=QUICK_EPOCHS["finetune"]))
