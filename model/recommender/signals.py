@@ -2,7 +2,8 @@
 
 teacher               log-probability after the sequential encoder
 item_knn, successor   log of the item's share of that floor's scores, plus a constant for the items without any
-words                 cosine of the tf-idf of the item's text with that of the history's, weighed by .7^age
+words                 cosine of the tf-idf of the item's text with that of the history's, weighed by .7^age; 0 for the
+                      history's own items
 
 What is said for a user does not depend on the batch: the encoder computes in float64, whose rounding errors are gone
 when its log-probabilities become float32; sparse products go row by row.
@@ -89,6 +90,8 @@ class Signals:
         length_B1 = np.sqrt(np.asarray((sum_BV**2).sum(axis=1)))[:, None]
         alike_BN = (sum_BV @ self._words_VN).toarray()
         np.divide(alike_BN, length_B1, out=alike_BN, where=length_B1 > 0)
+        # That an item is like itself is no reason to take it again.
+        alike_BN[row_BH[known_BH], history_BH[known_BH]] = 0
         cosines_BN: Floats = alike_BN.astype(np.float32)
         return cosines_BN
 

@@ -34,7 +34,7 @@ def interactions(walks: list[list[int]]) -> Interactions:
     offset = np.cumsum([0, *map(len, walks)])
     names = [f"i{item}" for item in range(OWN * len(walks))]
     user_ids = [str(user) for user in range(len(walks))]
-    return Interactions(user_ids, names, names, items, offset, np.zeros(len(items), np.int64), "")
+    return Interactions(user_ids, names, names, names, items, offset, np.zeros(len(items), np.int64), "")
 
 
 def windows_of(data: Interactions) -> tuple[Windows, list[int]]:

@@ -118,6 +118,7 @@ def test_an_item_that_came_later_is_near_those_of_like_text(trained: dict[str, A
     inputs = trained["inputs"] | {"codebook_additions": [str(tmp_path)]}
     said = Signals.load(inputs, inputs["fusion"])(np.array([[7], [-1]]), ["words", "teacher"])
     assert said["words"][0, ITEMS] == pytest.approx(1)
+    assert said["words"][0, 7] == 0  # of its own history
     assert not said["words"][1].any()
     fused = METHOD.load_ranker(trained | {"inputs": inputs})
     ranked = fused.rank(Users([""], np.array([[6, 7]])), NONE_SEEN, np.ones(ITEMS + 1, bool), ITEMS + 1)
