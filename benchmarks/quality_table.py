@@ -78,8 +78,8 @@ def figures_of(name: str, found: dict[str, Any], goals: dict[str, str]) -> list[
         figures.append(Figure(f"quality.{name}.ratio", ratio, RATIO_GOAL if goals else ""))
         p_value = found["against"][best]["masked"]["NDCG@10"]["p_value"]
         figures.append(Figure(f"quality.{name}.p_value", p_value, "<0.05" if goals else ""))
-    if "fusion_without_llm" in ndcg:
-        figures.append(
-            Figure(f"quality.{name}.llm_ratio", ndcg[MAIN] / ndcg["fusion_without_llm"], ">1" if goals else "")
-        )
+    for figure, without, goal in (("llm_ratio", "fusion_without_llm", ">1"), ("text_ratio", "fusion_of_ids", "")):
+        if without in ndcg:
+            ratio = ndcg[MAIN] / max(ndcg[without], 1e-12)
+            figures.append(Figure(f"quality.{name}.{figure}", ratio, goal if goals else ""))
     return figures

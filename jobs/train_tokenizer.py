@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 
 from jobs.common.artefacts import code_files, commit_trained, descendant, newest, store
-from jobs.common.item_vectors import TEXT_VECTORS_FILE
 from jobs.common.settings import load_settings
 from jobs.common.step import Day, SettingsFile, SplitOption, run
 from model.tokenizer.health import churn
-from model.tokenizer.train import ITEMS_FILE, train_tokenizer
+from model.tokenizer.train import ITEMS_FILE, TEXT_VECTORS_FILE, train_tokenizer
 
 
 def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> None:

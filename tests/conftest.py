@@ -52,6 +52,20 @@ def settings(tmp_path: Path) -> Settings:
     return settings_on(tmp_path)
 
 
+@pytest.fixture
+def settings_file(settings: Settings, tmp_path: Path) -> Path:
+    """For steps and tools that read a file: the lake of `settings`, a gate, and no raw data."""
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        f"""
+        lake_uri = "{settings.lake_uri}"
+        input = {{ events_uri = "", catalogue_uri = "" }}
+        event_types = {{ buy = {{}} }}
+        """
+    )
+    return file
+
+
 def settings_on(folder: Path) -> Settings:
     """Lake and raw data in that folder; two event types: `buy` (target, masks seen) and `view` (neither)."""
     return Settings(

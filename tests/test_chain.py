@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -75,6 +76,22 @@ def test_only_changed_users_are_ranked_again(shop: Shop, spark: SparkSession) ->
     assert 0 < manifest.counts["used again"] == len(everyone) - len(changed) < len(everyone)
     made = {user: LAST if user in changed else before for user in everyone}
     assert _lists(shop, spark) == {user: (made[user].date(), items) for user, (_, items) in everyone.items()}
+
+
+def test_the_report_tells_what_changed_since_the_day_before(shop: Shop) -> None:
+    """The days before have lists since the test above."""
+    Step("report", "report", {"ds": LAST}).run(shop.settings_file)
+    page = Path(shop.newest("report").path("report.html")).read_text()
+    before = (LAST - dt.timedelta(days=1)).date()
+    assert f"<h2>Since {before}</h2>" in page
+    rows = re.findall(r"<tr><td>(.+?)<td class=\"number\">(.+?)<td class=\"number\">(.+?)<td", page)
+    lists = next((then, now) for name, then, now in rows if name == "users with a list")
+    assert all(int(count) > 0 for count in lists)
+    shown = page.split("<h2>Ten users</h2>")[1].split("</table>")[0]
+    assert f"<th>Before, {before}" in shown
+    users = shown.count('<code class="name">')
+    assert users > 0
+    assert shown.count("<ol>") == 3 * users
 
 
 def _files(shop: Shop) -> set[Path]:

@@ -11,8 +11,7 @@ from jobs.common.contracts import ITEM_VECTOR
 from jobs.common.settings import Settings
 from model.data.files import save_tensors
 from model.generation import Draft, GenerationStore, digest
-
-TEXT_VECTORS_FILE = "text_vectors.safetensors"
+from model.tokenizer.train import TEXT_VECTORS_FILE
 
 
 def vectors_store(settings: Settings) -> GenerationStore:

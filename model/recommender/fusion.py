@@ -22,7 +22,7 @@ from model.data.files import load_json, load_tensors, save_json
 from model.data.reader import read_table
 from model.evaluation.baselines import PopularityRanker
 from model.evaluation.metrics import ndcg, rank_of_target
-from model.recommender.inference import SemanticRanker
+from model.recommender.inference import SemanticRanker, newest
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users
 from model.recommender.signals import COUNTS, DENSE, LANGUAGE_MODEL, Signals, count
 from model.recommender.vocabulary import read_codes
@@ -98,10 +98,11 @@ class Fusion:
 class FusedRanker:
     """Ranks by learned weights. `cold` ranks the users without a history."""
 
-    def __init__(self, fusion: Fusion, weights: dict[str, dict[SignalName, float]], cold: Ranker, codes: Ints) -> None:
-        self._fusion, self._cold, self._codes_NL = fusion, cold, codes
-        self._dense = weights["shortlist"]
-        self._weight_F = np.array([weights["list"][name] for name in fusion.names])
+    def __init__(self, fusion: Fusion, fitted: dict[str, Any], cold: Ranker, codes_NL: Ints) -> None:
+        """`fitted`: what `fit` wrote to FUSION_FILE."""
+        self._fusion, self._cold, self._codes_NL = fusion, cold, codes_NL
+        self._history_items, self._dense = fitted["history_items"], fitted["weights"]["shortlist"]
+        self._weight_F = np.array([fitted["weights"]["list"][name] for name in fusion.names])
 
     @classmethod
     def load(cls, request: dict[str, Any]) -> FusedRanker:
@@ -110,12 +111,12 @@ class FusedRanker:
         fitted = load_json(f"{inputs['fusion']}/{FUSION_FILE}")
         fusion, language_model = open_fusion(request, FusionConfig(**fitted["config"]), inputs["fusion"])
         if language_model is not None:
-            return cls(fusion, fitted["weights"], language_model, language_model.codes_NL)
+            return cls(fusion, fitted, language_model, language_model.codes_NL)
         levels = model_config(request["config"]).tokenizer.levels
         codes_NL = read_codes([inputs["codebook"], *inputs.get("codebook_additions", ())], levels)
         counted = load_tensors(f"{inputs['fusion']}/{COUNTS}.safetensors")["count"]
         popular = PopularityRanker(np.pad(counted, (0, len(codes_NL) - len(counted))))
-        return cls(fusion, fitted["weights"], popular, codes_NL)
+        return cls(fusion, fitted, popular, codes_NL)
 
     def rank(self, users: Users, seen_BS: Ints, available_N: Bools, k: int) -> Ranked:
         """See `Ranker.rank`."""
@@ -125,7 +126,9 @@ class FusedRanker:
         for rows in (*self._blocks(known_B), np.flatnonzero(~known_B)):
             if not len(rows):
                 continue
-            some = Users([users.ids[row] for row in rows], users.history_BH[rows])
+            # As much as was learned with, whatever today's settings hand over: the encoder has no more positions.
+            history_BH = newest(users.history_BH[rows], self._history_items)
+            some = Users([users.ids[row] for row in rows], history_BH)
             if known_B[rows[0]]:
                 items_BK[rows], scores_BK[rows] = self._rank(some, seen_BS[rows], available_N, k)
             else:
@@ -156,7 +159,7 @@ def best(short: Shortlist, weight_F: npt.NDArray[np.floating[Any]], k: int) -> t
 
 def open_fusion(request: dict[str, Any], config: FusionConfig, counts: str) -> tuple[Fusion, SemanticRanker | None]:
     language_model = SemanticRanker.load(request) if LANGUAGE_MODEL in config.signals else None
-    signals = Signals.load(request["inputs"], counts)
+    signals = Signals.load(request["inputs"], counts, config.signals)
     return Fusion(signals, language_model, config.signals, config.shortlist), language_model
 
 
@@ -164,7 +167,7 @@ def fit(request: dict[str, Any]) -> dict[str, Any]:
     """Learn the weights on the training set's validation cases; returns NDCG@10 there, of each step of the ladder.
 
     `request`: {"config": ModelConfig as JSON, "inputs": those of FusedRanker.load but "fusion", and "training_set",
-    "output": URI}. Written: `fusion.json`, and what the signals count.
+    "output": URI}. Written: `fusion.json`, and what the signals count. Without a case the weights are DEFAULTS.
     Raises ValueError when there is no dense signal to make a shortlist with.
     """
     config, inputs, output = model_config(request["config"]), request["inputs"], request["output"]
@@ -191,7 +194,8 @@ def fit(request: dict[str, Any]) -> dict[str, Any]:
         for (history, _), one in zip(cases, short, strict=True)
     ]
     weights["list"] = learned(full, target_V, fusion.names, config.fusion.penalty)
-    save_json(f"{output}/{FUSION_FILE}", {"config": request["config"]["fusion"], "weights": weights})
+    fitted = {"config": request["config"]["fusion"], "history_items": config.history_items, "weights": weights}
+    save_json(f"{output}/{FUSION_FILE}", fitted)
     ndcg10 = {
         "without_language_model": _ndcg(short, target_V, [weights["shortlist"][name] for name in fusion.dense]),
         "fused": _ndcg(full, target_V, [weights["list"][name] for name in fusion.names]),

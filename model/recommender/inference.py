@@ -108,7 +108,7 @@ class SemanticRanker:
     ) -> tuple[Ints, Floats]:
         """The k best items [B,k] of what `allowed` says of some rows of users, and their scores [B,k]."""
         assert users.history_BH.max(initial=PAD) < self._examples.items, "a history names an item without a code"
-        ids_BX, length_B = self._examples.prompts(_newest(users.history_BH, self._config.history_items))
+        ids_BX, length_B = self._examples.prompts(newest(users.history_BH, self._config.history_items))
         items_BK = np.full((len(ids_BX), k), PAD, np.int64)
         scores_BK = np.full((len(ids_BX), k), -np.inf, np.float32)
         fed = beam_width * (self._trie.levels - 1)
@@ -123,7 +123,7 @@ class SemanticRanker:
         return available_N, Available(self._trie, torch.as_tensor(available_N, device=self._search.device))
 
 
-def _newest(history_BH: Ints, items: int) -> Ints:
+def newest(history_BH: Ints, items: int) -> Ints:
     """The last items of each history [B,T], padded with -1 behind like the histories themselves."""
     length_B = (history_BH != PAD).sum(axis=1)
     place_BT = np.maximum(length_B - items, 0)[:, None] + np.arange(min(items, history_BH.shape[1]))

@@ -30,12 +30,12 @@ from model.evaluation import cooccurrence
 from model.evaluation.cooccurrence import DECAYS, decayed_sum, load_weights
 from model.recommender.methods.base import PAD, Floats, Ints
 from model.recommender.words import Words
-from model.tokenizer.train import TEXTS_FILE
+from model.tokenizer.train import TEXT_VECTORS_FILE, TEXTS_FILE
 
 LANGUAGE_MODEL: SignalName = "language_model"
 DENSE: tuple[SignalName, ...] = tuple(name for name in get_args(SignalName) if name != LANGUAGE_MODEL)
 COUNTS = "cooccurrence"
-TEXT_VECTORS_FILE, WORDS_FILE = "text_vectors.safetensors", "words.json"
+WORDS_FILE = "words.json"
 SHARE_OF_NONE = 1e-4
 TEXT_DECAY = 0.7
 
@@ -43,22 +43,27 @@ TEXT_DECAY = 0.7
 class Signals:
     """The dense signals of a catalogue, items that came after the training included."""
 
-    def __init__(self, encoder: SasRec, weights: dict[str, sparse.csr_array], words_NV: sparse.csr_array) -> None:
-        """`words_NV`: rows of unit length. The encoder and the weights are of N items, too."""
-        self._encoder, self._weights = encoder.double(), weights
+    def __init__(
+        self, encoder: SasRec | None, weights: dict[str, sparse.csr_array], words_NV: sparse.csr_array
+    ) -> None:
+        """`words_NV`: rows of unit length. The encoder, if the teacher is asked for, and the weights are of N items, too."""
+        self._encoder, self._weights = encoder and encoder.double(), weights
         self._words_NV, self._words_VN = words_NV, sparse.csr_array(words_NV.T)
 
     @classmethod
-    def load(cls, inputs: dict[str, Any], counted: str) -> Signals:
-        """`inputs`: "training_set", "behaviour" and, optionally, "codebook_additions"; `counted`: URI of what `count`
-        wrote.
+    def load(cls, inputs: dict[str, Any], counted: str, names: Sequence[SignalName] = DENSE) -> Signals:
+        """`inputs`: "training_set", "behaviour" for the teacher and, optionally, "codebook_additions".
+
+        `counted`: URI of what `count` wrote. `names`: the signals that will be asked for.
         """
         later = inputs.get("codebook_additions", ())
         tables = [f"{inputs['training_set']}/items", *(f"{folder}/{TEXTS_FILE}" for folder in later)]
         texts = [text for uri in tables for text in _texts(uri)]
         words_NV = Words(**load_json(f"{counted}/{WORDS_FILE}")).vectors(texts)
-        vectors = [load_tensors(f"{folder}/{TEXT_VECTORS_FILE}")["vectors"] for folder in later]
-        encoder, _ = load_encoder(inputs["behaviour"], np.concatenate(vectors) if vectors else None)
+        encoder = None
+        if "teacher" in names:
+            vectors = [load_tensors(f"{folder}/{TEXT_VECTORS_FILE}")["vectors"] for folder in later]
+            encoder, _ = load_encoder(inputs["behaviour"], np.concatenate(vectors) if vectors else None)
         return cls(encoder, load_weights(counted, COUNTS, len(texts)), words_NV)
 
     @property
@@ -71,6 +76,7 @@ class Signals:
 
     def _signal(self, name: SignalName, history_BH: Ints) -> Floats:
         if name == "teacher":
+            assert self._encoder is not None
             return log_probabilities(self._encoder, history_BH)
         if name == "words":
             return self._words(history_BH)

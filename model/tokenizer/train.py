@@ -26,6 +26,7 @@ from model.tokenizer.neighbours import preservation, together
 from model.tokenizer.portrait import examples, picture, tree
 from model.tokenizer.quantizer import Ints
 
+TEXT_VECTORS_FILE = "text_vectors.safetensors"
 TEXTS_FILE = "texts.parquet"
 """Of additions: (item_index, text)."""
 ITEMS_FILE = "items.parquet"

@@ -49,7 +49,7 @@ def evaluated(**hits: int) -> dict[str, Any]:
 class Lake:
     """A judged model and its twin of all data, and perhaps a live one."""
 
-    def __init__(self, settings: Settings, file: str, champion: bool) -> None:
+    def __init__(self, settings: Settings, file: Path, champion: bool) -> None:
         self.settings, self.file = settings, file
         self.codebook = self.commit("codebook/all", Manifest(metrics={"collisions_after": 0}))
         self.champion = self.model("model/all") if champion else None
@@ -76,7 +76,7 @@ class Lake:
             parents["champion"] = self.champion.identity
         self.commit("evaluation", Manifest(metrics=metrics, parents=parents))
         model = self.model("model/all", **candidate)
-        main(DAY, self.file)
+        main(DAY, str(self.file))
         verdict = verdicts(self.settings).latest()
         assert verdict is not None
         return model, verdict.manifest.metrics, Path(verdict.path(PAGE)).read_text()
@@ -87,24 +87,11 @@ class Lake:
         return live and live.identity
 
 
-@pytest.fixture
-def settings_file(settings: Settings, tmp_path: Path) -> str:
-    file = tmp_path / "settings.toml"
-    file.write_text(
-        f"""
-        lake_uri = "{settings.lake_uri}"
-        input = {{ events_uri = "", catalogue_uri = "" }}
-        event_types = {{ buy = {{}} }}
-        """
-    )
-    return str(file)
-
-
 def failed(verdict: dict[str, Any]) -> list[str]:
     return [reason["text"] for reason in verdict["reasons"] if not reason["passed"]]
 
 
-def test_what_beats_champion_and_baseline_goes_live(settings: Settings, settings_file: str) -> None:
+def test_what_beats_champion_and_baseline_goes_live(settings: Settings, settings_file: Path) -> None:
     lake = Lake(settings, settings_file, champion=True)
     model, verdict, page = lake.judge(evaluated(challenger=30, champion=15, popularity=5))
     assert (lake.live, verdict["promoted"], failed(verdict)) == (model.identity, True, [])
@@ -113,7 +100,7 @@ def test_what_beats_champion_and_baseline_goes_live(settings: Settings, settings
     assert 'src="http' not in page
 
 
-def test_what_is_not_better_than_the_champion_beyond_noise_stays_out(settings: Settings, settings_file: str) -> None:
+def test_what_is_not_better_than_the_champion_beyond_noise_stays_out(settings: Settings, settings_file: Path) -> None:
     lake = Lake(settings, settings_file, champion=True)
     model, verdict, page = lake.judge(evaluated(challenger=16, champion=15, popularity=1))
     assert lake.champion is not None
@@ -124,13 +111,13 @@ def test_what_is_not_better_than_the_champion_beyond_noise_stays_out(settings: S
     assert "✗" in page
 
 
-def test_what_does_not_beat_a_baseline_stays_out(settings: Settings, settings_file: str) -> None:
+def test_what_does_not_beat_a_baseline_stays_out(settings: Settings, settings_file: Path) -> None:
     lake = Lake(settings, settings_file, champion=True)
     _, verdict, _ = lake.judge(evaluated(challenger=30, champion=5, popularity=31))
     assert {text.split("'s,")[0] for text in failed(verdict)} == {"HR@10 - popularity", "NDCG@10 - popularity"}
 
 
-def test_the_first_model_need_but_be_healthy(settings: Settings, settings_file: str) -> None:
+def test_the_first_model_need_but_be_healthy(settings: Settings, settings_file: Path) -> None:
     lake = Lake(settings, settings_file, champion=False)
     model, verdict, _ = lake.judge(evaluated(challenger=5, popularity=31))
     assert (lake.live, verdict["promoted"]) == (model.identity, True)
@@ -145,7 +132,7 @@ def test_the_first_model_need_but_be_healthy(settings: Settings, settings_file: 
     ],
 )
 def test_an_unhealthy_model_stays_out_however_good(
-    settings: Settings, settings_file: str, candidate: dict[str, Any], metrics: dict[str, float], reason: str
+    settings: Settings, settings_file: Path, candidate: dict[str, Any], metrics: dict[str, float], reason: str
 ) -> None:
     lake = Lake(settings, settings_file, champion=False)
     figures = evaluated(challenger=40, popularity=0)

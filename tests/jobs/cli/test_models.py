@@ -18,7 +18,7 @@ SCORE = {"methods": {"challenger": {"masked": {"NDCG@10": {"mean": 0.05, "low": 
 
 
 @pytest.fixture
-def lake(settings: Settings, tmp_path: Path) -> Path:
+def lake(settings: Settings, settings_file: Path) -> Path:
     """Four models: one was live, one is, one was refused, one is new. The evaluation of the first is gone."""
     evaluation = store(settings, "evaluation").begin().commit(Manifest(metrics=SCORE)).identity
     models = store(settings, "model", "all")
@@ -32,15 +32,7 @@ def lake(settings: Settings, tmp_path: Path) -> Path:
         verdicts(settings).begin().commit(Manifest(metrics={"promoted": promoted}, parents=judged_by))
         if promoted:
             models.point_to(model)
-    file = tmp_path / "settings.toml"
-    file.write_text(
-        f"""
-        lake_uri = "{settings.lake_uri}"
-        input = {{ events_uri = "", catalogue_uri = "" }}
-        event_types = {{ buy = {{}} }}
-        """
-    )
-    return file
+    return settings_file
 
 
 def models(lake: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

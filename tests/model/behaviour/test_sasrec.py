@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from model.behaviour.sasrec import SasRec
 from model.config import BehaviourConfig
 
+TEXT_NX = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
 CONFIG = BehaviourConfig(dim=16, layers=2, heads=2, dropout=0.3)
 
 
@@ -47,16 +49,28 @@ def test_a_batch_without_targets_costs_nothing(model: SasRec) -> None:
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.blocks.parameters())
 
 
+def test_texts_are_folded_into_the_weights() -> None:
+    """The encoder without texts that has these weights computes the same."""
+    torch.manual_seed(0)
+    reads = SasRec(30, 8, CONFIG, TEXT_NX).eval()
+    plain = SasRec(30, 8, CONFIG).eval()
+    plain.load_state_dict(reads.weights())
+    items_BT = torch.randint(0, 30, (4, 8))
+    torch.testing.assert_close(plain.encode(items_BT), reads.encode(items_BT))
+    assert not torch.equal(plain.item_embedding.weight, reads.item_embedding.weight)
+
+
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match=r"behaviour.dim = 15 is no multiple of behaviour.heads = 2"):
         SasRec(5, 4, BehaviourConfig(dim=15, heads=2))
 
 
-def test_a_large_catalogue_is_trained_against_drawn_items() -> None:
+@pytest.mark.parametrize("text_NX", [None, TEXT_NX], ids=["ids", "texts"])
+def test_a_large_catalogue_is_trained_against_drawn_items(text_NX: np.ndarray | None) -> None:
     """Against all items many times over, the drawn loss is the full one; own targets never count as others."""
     torch.manual_seed(0)
-    full = SasRec(30, 8, CONFIG).eval()
-    drawn = SasRec(30, 8, replace(CONFIG, sampled_softmax_above=29, negatives=200_000)).eval()
+    full = SasRec(30, 8, CONFIG, text_NX).eval()
+    drawn = SasRec(30, 8, replace(CONFIG, sampled_softmax_above=29, negatives=200_000), text_NX).eval()
     drawn.load_state_dict(full.state_dict())
     items_BT, targets_BT = torch.randint(0, 30, (4, 8)), torch.ones(4, 8, dtype=torch.long)
     exact, sampled = (model(items_BT, targets_BT)[0].item() for model in (full, drawn))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,35 @@ def test_an_item_that_came_later_is_near_those_of_like_text(trained: dict[str, A
     fused = METHOD.load_ranker(trained | {"inputs": inputs})
     ranked = fused.rank(Users([""], np.array([[6, 7]])), NONE_SEEN, np.ones(ITEMS + 1, bool), ITEMS + 1)
     assert set(ranked.items_BK[0].tolist()) == set(range(ITEMS + 1))
+
+
+def test_no_more_of_a_history_is_read_than_was_learned_with(ranker: FusedRanker) -> None:
+    """Today's settings may hand over more than the encoder has positions for."""
+    long_BH = np.arange(25)[None] % ITEMS
+    short_BH = long_BH[:, -CONFIG.history_items :]
+    one, same = (ranker.rank(Users([""], history), NONE_SEEN, ALL, 5) for history in (long_BH, short_BH))
+    assert np.array_equal(one.items_BK, same.items_BK)
+    assert np.array_equal(one.scores_BK, same.scores_BK)
+
+
+def test_without_the_teacher_no_encoder_is_opened(trained: dict[str, Any], tmp_path: Path) -> None:
+    """So that a graph encoder, which cannot rank, can be behind the codes."""
+    config = asdict(replace(FUSED, fusion=FusionConfig(signals=["language_model", "item_knn", "words"])))
+    inputs = {name: uri for name, uri in trained["inputs"].items() if name not in ("behaviour", "fusion")}
+    fit({"config": config, "inputs": inputs, "output": f"{tmp_path}/fusion"})
+    fused = METHOD.load_ranker({"config": config, "inputs": inputs | {"fusion": f"{tmp_path}/fusion"}})
+    assert (fused.rank(Users([""], np.array([[0, 1]])), NONE_SEEN, ALL, 5).items_BK >= 0).all()
+
+
+def test_without_a_case_the_weights_are_the_defaults(trained: dict[str, Any], tmp_path: Path) -> None:
+    training_set = tmp_path / "training_set"
+    shutil.copytree(trained["inputs"]["training_set"], training_set)
+    lists = pa.list_(pa.int32())
+    nobody = pa.table({"items": pa.array([], lists), "target": pa.array([], pa.int32())})
+    save_table(f"{training_set}/validation/part-0.parquet", nobody)
+    inputs = trained["inputs"] | {"training_set": str(training_set)}
+    found = fit(trained | {"inputs": inputs, "output": f"{tmp_path}/fusion"})
+    assert found["weights"]["list"] == DEFAULTS
 
 
 def test_weights_are_found_again(trained: dict[str, Any]) -> None:
