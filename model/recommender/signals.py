@@ -46,7 +46,7 @@ class Signals:
     def __init__(
         self, encoder: SasRec | None, weights: dict[str, sparse.csr_array], words_NV: sparse.csr_array
     ) -> None:
-        """`words_NV`: rows of unit length. The encoder, if the teacher is asked for, and the weights are of N items, too."""
+        """`words_NV`: rows of unit length. The encoder, if the teacher is asked for, and weights are of N items too."""
         self._encoder, self._weights = encoder and encoder.double(), weights
         self._words_NV, self._words_VN = words_NV, sparse.csr_array(words_NV.T)
 
