@@ -52,7 +52,7 @@ def mixture(*families: Family, negatives: bool = True) -> dict[TaskName, float]:
 
 FULL = replace(
     CONFIG,
-    tokenizer=TokenizerConfig(kind="autoencoder", epochs=10),
+    tokenizer=TokenizerConfig(kind="autoencoder"),
     backbone=BackboneConfig(hidden_size=128, layers=2, heads=4, intermediate_size=384),
     finetune=FinetuneConfig(batch_size=64, row_tokens=256, patience=0, checkpoint_steps=200, mixture=mixture(*Family)),
     fusion=FusionConfig(signals=[]),
