@@ -94,22 +94,24 @@ class BehaviourConfig:
 @dataclass(frozen=True)
 class TokenizerConfig:
     __pydantic_config__: ClassVar = STRICT
-    kind: Literal["residual_kmeans", "autoencoder"] = "residual_kmeans"
+    kind: Literal["residual_kmeans", "autoencoder", "dual_autoencoder"] = "residual_kmeans"
     """"residual_kmeans" quantises the item's input vector as it is. "autoencoder" first learns a latent space in which
-    codes rebuild the input and their sum lies close to the text: the aligned tokenizer of the paper."""
+    codes rebuild the input and their sum lies close to the text: the aligned tokenizer of Semantic Convergence.
+    "dual_autoencoder" learns one latent space of two views, text and behaviour, after TTDS."""
     levels: int = 4
     codes_per_level: int = 256
     text_weight: float = 0.5
-    """Share of the item text's vector beside the behaviour vector (each of unit length, then weighted); 0 to 1."""
+    """Share of the item text's vector beside the behaviour vector (each of unit length, then weighted); 0 to 1. A
+    dual_autoencoder takes an input of no weight for missing, so 0 leaves new items nothing to go by."""
     input_dim: int = 16
     """Each of the two inputs is reduced to at most so many principal components. In many more dimensions the residuals
-    are so far from each other that k-means leaves most items in one cluster."""
+    are so far from each other that k-means leaves most items in one cluster. A dual_autoencoder reads them all."""
     kmeans_iterations: int = 25
     candidates: int = 16
     """Nearest prefixes that an item looks at when its own prefix is full, before the search is widened."""
     seed: int = 0
     hidden_dim: int = 128
-    """autoencoder: this and all that follow."""
+    """autoencoder, dual_autoencoder: this and all that follow."""
     latent_dim: int = 32
     epochs: int = 100
     """At most; the first fifth runs without codes."""
@@ -118,8 +120,18 @@ class TokenizerConfig:
     commitment: float = 0.25
     """Pull of the encoder towards its codes, beside the pull of the codes towards the encoder."""
     alignment_weight: float = 0.1
+    """autoencoder."""
     temperature: float = 0.07
-    """Of the alignment's InfoNCE."""
+    """Of the alignment's InfoNCE; dual_autoencoder: of the coarse and the fine alignment."""
+    kl_weight: float = 0.01
+    """dual_autoencoder: of the shared posterior's divergence from N(0, 1), in nats beside squared errors of inputs of
+    unit length. As for the next three, 0 switches the term off."""
+    cross_weight: float = 1.0
+    """dual_autoencoder: of rebuilding each view from the other's latent vector."""
+    coarse_weight: float = 0.1
+    """dual_autoencoder: of InfoNCE between the views' latent vectors."""
+    fine_weight: float = 0.1
+    """dual_autoencoder: of the views' soft choices of codes predicting each other."""
     sinkhorn_epsilon: float = 0.003
     sinkhorn_iterations: int = 50
     check_every: int = 10
@@ -129,6 +141,7 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         _require(self, 1, "levels", "codes_per_level", "input_dim", "kmeans_iterations", "candidates")
         _require(self, 1, "hidden_dim", "latent_dim", "epochs", "batch_size", "check_every", "patience")
+        _require(self, 0, "kl_weight", "cross_weight", "coarse_weight", "fine_weight")
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ import numpy as np
 from model.config import TokenizerConfig
 from model.data.files import load_json, load_tensors, save_json, save_tensors
 from model.tokenizer.assignment import assign_codes
-from model.tokenizer.autoencoder import Autoencoder, restored, train_autoencoder
+from model.tokenizer.autoencoder import restored, train_autoencoder
 from model.tokenizer.inputs import InputTransform
 from model.tokenizer.quantizer import Floats, Ints, reconstruct, train_centroids
+from model.tokenizer.residual import ResidualAutoencoder
 
 CENTROIDS = "centroids_LKP"
 """Their name in the file. It outlives names in the code: a codebook stays live for long."""
@@ -34,7 +35,7 @@ class Codebook:
     config: TokenizerConfig
     transform: InputTransform
     centroids_LKZ: Floats
-    autoencoder: Autoencoder | None = None
+    autoencoder: ResidualAutoencoder | None = None
 
     @classmethod
     def train(
@@ -57,7 +58,10 @@ class Codebook:
             bad_N = ~np.isfinite(vectors).all(1)
             if bad_N.any():
                 raise ValueError(f"The {name} vector of item {item_ids[order_N[bad_N.argmax()]]!r} is not finite.")
-        transform = InputTransform.fit(text_NE, behaviour_ND, has_behaviour_N, config.input_dim)
+        if config.kind == "dual_autoencoder":
+            transform = InputTransform.fit_views(text_NE, behaviour_ND, has_behaviour_N)
+        else:
+            transform = InputTransform.fit(text_NE, behaviour_ND, has_behaviour_N, config.input_dim)
         x_NP = transform.apply(text_NE, behaviour_ND, has_behaviour_N, config.text_weight)
         cold_M = np.flatnonzero(has_behaviour_N)[::COLD_EVERY]
         nobody_M = np.zeros(len(cold_M), bool)

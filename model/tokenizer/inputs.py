@@ -1,7 +1,8 @@
 """What the tokenizer quantises: an item's behaviour vector beside its text vector, each reduced and of unit length.
 
 [ours]. Items without behaviour have none of the former: it is predicted by ridge regression from all of their text
-vector, so that a new item's codes still mean something. The transform is learned once and frozen with the codebook.
+vector, so that a new item's codes still mean something; or zeros, for a model that can do without. The transform is
+learned once and frozen with the codebook.
 
 Shapes: N items, R rows at a time, D behaviour dimensions, E text dimensions, P and Q the two after reduction.
 """
@@ -39,6 +40,14 @@ class InputTransform:
         behaviour_BP = _unit(_projected(behaviour_ND[has_behaviour_N], behaviour_mean_D, behaviour_axes_DP))
         weights_XP = _ridge(text_NE[has_behaviour_N], text_mean_E, behaviour_BP)
         return cls(behaviour_mean_D, behaviour_axes_DP, text_mean_E, text_axes_EQ, weights_XP)
+
+    @classmethod
+    def fit_views(cls, text_NE: np.ndarray, behaviour_ND: np.ndarray, has_behaviour_N: np.ndarray) -> InputTransform:
+        """Learn from the items, in the order given; all components, and nothing predicted: no behaviour is zeros."""
+        E, D = text_NE.shape[1], behaviour_ND.shape[1]
+        text_mean_E, text_axes_EQ = principal_axes(text_NE, E)
+        behaviour_mean_D, behaviour_axes_DP = principal_axes(behaviour_ND[has_behaviour_N], D)
+        return cls(behaviour_mean_D, behaviour_axes_DP, text_mean_E, text_axes_EQ, np.zeros((E + 1, D)))
 
     def apply(
         self, text_NE: np.ndarray, behaviour_ND: np.ndarray, has_behaviour_N: np.ndarray, text_weight: float

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from model.config import TokenizerConfig
-from model.tokenizer.autoencoder import Autoencoder, _sinkhorn, train_autoencoder
+from model.tokenizer.autoencoder import Autoencoder, train_autoencoder
 from model.tokenizer.codebook import Codebook
 from model.tokenizer.health import health
+from model.tokenizer.residual import sinkhorn
 
 CONFIG = TokenizerConfig(
     kind="autoencoder",
@@ -100,7 +101,7 @@ def test_sinkhorn_gives_each_code_as_many_items() -> None:
     torch.manual_seed(0)
     crowded_BK = torch.cdist(torch.randn(128, 2), torch.randn(8, 2) * 0.1 + 2).square()
     nearest = torch.bincount(crowded_BK.argmin(1), minlength=8)
-    balanced = torch.bincount(_sinkhorn(crowded_BK, CONFIG), minlength=8)
+    balanced = torch.bincount(sinkhorn(crowded_BK, CONFIG), minlength=8)
     assert nearest.max() > 3 * 16
     assert balanced.max() <= 2 * 16
     assert balanced.min() >= 4

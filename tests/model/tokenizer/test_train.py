@@ -51,7 +51,7 @@ def codes_of(uri: str) -> np.ndarray:
     return np.column_stack([column.to_numpy().astype(np.int64) for column in table.columns])
 
 
-@pytest.mark.parametrize("kind", ["residual_kmeans", "autoencoder"])
+@pytest.mark.parametrize("kind", ["residual_kmeans", "autoencoder", "dual_autoencoder"])
 def test_a_codebook_and_its_addition(request_: dict[str, Any], kind: str) -> None:
     request_["config"]["tokenizer"] |= {"kind": kind, "epochs": 12, "check_every": 4}
     figures = train_tokenizer(request_)
