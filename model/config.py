@@ -123,14 +123,14 @@ class TokenizerConfig:
     """autoencoder."""
     temperature: float = 0.07
     """Of the alignment's InfoNCE; dual_autoencoder: of the coarse and the fine alignment."""
-    kl_weight: float = 0.01
+    kl_weight: float = 0.001
     """dual_autoencoder: of the shared posterior's divergence from N(0, 1), in nats beside squared errors of inputs of
     unit length. As for the next three, 0 switches the term off."""
-    cross_weight: float = 1.0
+    cross_weight: float = 0.5
     """dual_autoencoder: of rebuilding each view from the other's latent vector."""
     coarse_weight: float = 0.1
     """dual_autoencoder: of InfoNCE between the views' latent vectors."""
-    fine_weight: float = 0.1
+    fine_weight: float = 0.001
     """dual_autoencoder: of the views' soft choices of codes predicting each other."""
     sinkhorn_epsilon: float = 0.003
     sinkhorn_iterations: int = 50

@@ -21,11 +21,13 @@ from model.tokenizer.residual import ResidualAutoencoder, info_nce, perceptron
 VIEWS = ("behaviour", "text")
 LOG_VARIANCE = 8.0
 """A view's log-variances stay within this distance of 0: precisions have to stay finite."""
+FIRST_LOG_VARIANCE = -6.0
+"""Before training. Of variance 1 the noise hides what the means say, and training ends with means that say nothing."""
 
 
 class DualAutoencoder(ResidualAutoencoder):
-    """An encoder and a decoder for each view. In training mode latent vectors are drawn, by torch's global generator;
-    in evaluation mode they are the posterior's means.
+    """An encoder and a decoder for each view. In training mode decoders read latent vectors with noise, by torch's
+    global generator; in evaluation mode without.
     """
 
     def __init__(self, behaviour_P: int, text_Q: int, config: TokenizerConfig) -> None:
@@ -33,7 +35,12 @@ class DualAutoencoder(ResidualAutoencoder):
         hidden, latent = config.hidden_dim, config.latent_dim
         self.view_widths = [behaviour_P, text_Q]
         of_views = dict(zip(VIEWS, self.view_widths, strict=True))
-        self.encoders = nn.ModuleDict({view: perceptron(W, hidden, 2 * latent) for view, W in of_views.items()})
+        encoders = {view: perceptron(W, hidden, 2 * latent) for view, W in of_views.items()}
+        for encoder in encoders.values():
+            last = encoder[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.constant_(last.bias[latent:], FIRST_LOG_VARIANCE)
+        self.encoders = nn.ModuleDict(encoders)
         self.decoders = nn.ModuleDict({view: perceptron(latent, hidden, W) for view, W in of_views.items()})
 
     @staticmethod
@@ -63,20 +70,21 @@ class DualAutoencoder(ResidualAutoencoder):
 
     def losses(self, x_BP: Tensor, text_BE: Tensor, *, quantised: bool) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The mean terms, and each level's codes [B] if it quantises. `text_BE` is not read: the inputs have a view of
-        it. Cross, coarse and fine are means over the items with both views, and 0 where there is none.
+        it. Codes are chosen for the posterior's mean, as they will be when published; its noise goes to the decoders.
+        Cross, coarse and fine are means over the items with both views, and 0 where there is none.
         """
         there_VB = self.there(x_BP)
         both_B = there_VB.all(0)
         mean_VBZ, precision_VBZ = self.posteriors(x_BP)
         mean_BZ, variance_BZ = product(mean_VBZ, precision_VBZ)
         of_view = [product(mean_VBZ[v : v + 1], precision_VBZ[v : v + 1]) for v in range(len(VIEWS))]
-        z_BZ = self._drawn(mean_BZ, variance_BZ)
-        nothing = z_BZ.new_zeros(())
-        sum_BZ, quantisation, codes = self.quantise(z_BZ) if quantised else (z_BZ, nothing, [])
-        of_behaviour_BZ, of_text_BZ = (mean_BZ[both_B] for mean_BZ, _ in of_view)
-        errors_VB = self._errors(x_BP, sum_BZ, sum_BZ)
-        drawn_behaviour_BZ, drawn_text_BZ = (self._drawn(*each) for each in of_view)
-        crossed_VB = self._errors(x_BP, drawn_text_BZ, drawn_behaviour_BZ)
+        nothing = mean_BZ.new_zeros(())
+        sum_BZ, quantisation, codes = self.quantise(mean_BZ) if quantised else (mean_BZ, nothing, [])
+        noisy_sum_BZ = self._noisy(sum_BZ, variance_BZ)
+        of_behaviour_BZ, of_text_BZ = (of_one_BZ[both_B] for of_one_BZ, _ in of_view)
+        errors_VB = self._errors(x_BP, noisy_sum_BZ, noisy_sum_BZ)
+        noisy_behaviour_BZ, noisy_text_BZ = (self._noisy(*each) for each in of_view)
+        crossed_VB = self._errors(x_BP, noisy_text_BZ, noisy_behaviour_BZ)
         return {
             "reconstruction": (errors_VB * there_VB).sum(0).mean(),
             "cross": _mean(crossed_VB.sum(0)[both_B]),
@@ -121,7 +129,7 @@ class DualAutoencoder(ResidualAutoencoder):
         known_NP = np.repeat(there_VN.T, self.view_widths, axis=1)
         return float((((x_NP - self.decode(sum_NZ)) ** 2) * known_NP).sum(1).mean())
 
-    def _drawn(self, mean_BZ: Tensor, variance_BZ: Tensor) -> Tensor:
+    def _noisy(self, mean_BZ: Tensor, variance_BZ: Tensor) -> Tensor:
         return mean_BZ + variance_BZ.sqrt() * torch.randn_like(mean_BZ) if self.training else mean_BZ
 
     def _errors(self, x_BP: Tensor, *z: Tensor) -> Tensor:
