@@ -122,6 +122,7 @@ def write_lists(
         F.transform("places", _code).alias("item_codes"),
         F.transform("places", item_id).alias("item_ids"),
         F.transform(F.sequence(F.lit(0), F.lit(K - 1)), lambda rank: -rank.cast("float")).alias("scores"),
+        F.lit(None).cast("string").alias("user_codes"),
         F.lit("model").alias("source"),
         F.lit(None).cast("string").alias("problem"),
         F.lit(0).alias("input_hash"),

@@ -163,7 +163,7 @@ def unavailable_items(coded: DataFrame, item_text: DataFrame) -> DataFrame:
 
 def _lists(ranked: DataFrame) -> DataFrame:
     source = F.when(F.size("item_ids") > 0, "model").otherwise("fallback")
-    columns = ("item_codes", "item_ids", "scores", "problem", "input_hash")
+    columns = ("item_codes", "item_ids", "scores", "user_codes", "problem", "input_hash")
     return ranked.select(F.col("key").alias("user_id"), *columns, source.alias("source"))
 
 

@@ -128,6 +128,7 @@ RECOMMENDATIONS = StructType(
         _column("item_codes", _list(StringType()), 'codes "u-v-x-y", best first'),
         _column("item_ids", _list(StringType()), "their items, parallel to item_codes"),
         _column("scores", _list(FloatType()), "the ranker's scores, parallel to item_codes"),
+        _column("user_codes", StringType(), 'the user\'s own code "u-v-x-y"; null without one', nullable=True),
         _column("source", StringType(), "model | fallback"),
         _column("problem", StringType(), "why the list is not what it should be; null for all is well", nullable=True),
         _column("input_hash", LongType(), "xxhash64 of the history and the seen items that it was made from"),

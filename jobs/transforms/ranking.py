@@ -27,7 +27,8 @@ from model.recommender.methods.base import Bools, Ints, Ranked, Ranker, Users
 from model.recommender.registry import METHODS
 
 RANKED = (
-    "key string, masked boolean, item_ids array<string>, item_codes array<string>, scores array<float>, problem string"
+    "key string, masked boolean, item_ids array<string>, item_codes array<string>, scores array<float>, "
+    "user_codes string, problem string"
 )
 SEEN_CELLS = 1 << 22
 """Seen items of users who are ranked together, padding included: 32 MiB. One user with more is ranked alone."""
@@ -84,7 +85,8 @@ def rank(
     """(key, history, seen, …) -> RANKED and the columns `carried`, which pass unchanged. Lists are best first.
 
     `history` and `seen` are arrays of item ids. Lists are shorter than k when fewer items are allowed. `item_codes` is
-    empty for rankers without codes. `problem` is null for all is well. `profile`: what the tasks of this stage need.
+    empty for rankers without codes. `user_codes` is the user's own code "u-v-x-y", null where the ranker gives none.
+    `problem` is null for all is well. `profile`: what the tasks of this stage need.
     """
 
     def rank_partition(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -134,9 +136,10 @@ def _columns(
         ranked.items_BK, ranked.codes_BKL, ranked.scores_BK, listed_BK & sane_B[:, None], strict=True
     ):
         lists["item_ids"].append(item_ids_N[items_K[listed_K]].tolist())
-        lists["item_codes"].append(["-".join(map(str, code)) for code in codes_KL[listed_K]] if codes_KL.size else [])
+        lists["item_codes"].append(_texts(codes_KL[listed_K]) if codes_KL.size else [])
         lists["scores"].append(scores_K[listed_K].tolist())
     found = [problem if sane else NO_NUMBERS for problem, sane in zip(problems, sane_B, strict=True)]
+    user_codes = [None] * len(keys) if ranked.user_codes_BL is None else _texts(ranked.user_codes_BL)
     strings = pa.list_(pa.string())
     return {
         "key": pa.array(keys, pa.string()),
@@ -144,8 +147,14 @@ def _columns(
         "item_ids": pa.array(lists["item_ids"], strings),
         "item_codes": pa.array(lists["item_codes"], strings),
         "scores": pa.array(lists["scores"], pa.list_(pa.float32())),
+        "user_codes": pa.array(user_codes, pa.string()),
         "problem": pa.array(found, pa.string()),
     }
+
+
+def _texts(codes_XL: Ints) -> list[str | None]:
+    """Codes as "u-v-x-y"; None for -1."""
+    return ["-".join(map(str, code)) if code[0] >= 0 else None for code in codes_XL.tolist()]
 
 
 def _read_ids(uri: str) -> pa.Table:

@@ -77,8 +77,10 @@ class OnlineLake:
         pq.write_table(pa.table({"item_id": list(item_ids), **levels}), draft.path("items.parquet"))
         assert draft.commit(Manifest()).identity == CODEBOOK
 
-    def write_lists(self, day: dt.date, lists: Mapping[str, Sequence[str]]) -> None:
-        """Each user's items, best first; an empty list is flagged as a fallback."""
+    def write_lists(
+        self, day: dt.date, lists: Mapping[str, Sequence[str]], user_codes: Mapping[str, str] | None = None
+    ) -> None:
+        """Each user's items, best first; an empty list is flagged as a fallback. `user_codes`: of some of the users."""
         rows = []
         for user_id, item_ids in lists.items():
             row = {
@@ -86,6 +88,7 @@ class OnlineLake:
                 "item_codes": [code_of(item_id) for item_id in item_ids],
                 "item_ids": list(item_ids),
                 "scores": [-float(place) for place in range(len(item_ids))],
+                "user_codes": (user_codes or {}).get(user_id),
                 "source": "model" if item_ids else "fallback",
                 "problem": None,
                 "input_hash": 0,

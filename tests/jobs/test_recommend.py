@@ -8,10 +8,12 @@ import logging
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from jobs.common.contracts import daily_table
 from jobs.common.settings import Settings
-from jobs.recommend import _earlier, recommend, unavailable_items
+from jobs.recommend import _earlier, _lists, recommend, unavailable_items
+from jobs.transforms.ranking import RANKED
 from model.generation import Generation, Manifest
 
 DAY = dt.date(2024, 5, 3)
@@ -46,6 +48,15 @@ def test_a_day_without_features_is_refused(settings: Settings, spark: SparkSessi
     live = Generation("model", 1, "model/all/000001", Manifest(parents={"codebook": "codebook/all/000001"}))
     with pytest.raises(ValueError, match=r"Run: python -m jobs\.build_user_histories --from 2024-05-03"):
         recommend(spark, settings, live, DAY)
+
+
+def test_user_codes_stand_in_the_table(settings: Settings, spark: SparkSession) -> None:
+    rows = [("ann", True, ["i1"], ["1-0"], [0.5], "7-7", None, 1), ("new", True, [], [], [], None, None, 2)]
+    lists = _lists(spark.createDataFrame(rows, f"{RANKED}, input_hash long"))
+    table = daily_table(settings, "recommendations")
+    table.write(lists.withColumns({"made_ds": F.lit(DAY), "ds": F.lit(DAY)}), DAY, DAY, NOW)
+    found = {row.user_id: (row.user_codes, row.source) for row in table.read(spark, DAY, DAY).collect()}
+    assert found == {"ann": ("7-7", "model"), "new": (None, "fallback")}
 
 
 def test_items_that_went_or_are_yet_to_come_are_left_out(spark: SparkSession) -> None:

@@ -37,6 +37,8 @@ class Ranked:
     items_BK: Ints
     codes_BKL: Ints
     scores_BK: Floats
+    user_codes_BL: Ints | None = None
+    """Of methods that give users codes; a user without a history has -1."""
 
 
 class Ranker(Protocol):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql.types import StringType, StructField, StructType
 
 from jobs.common.tables import DailyTable
 from model.generation import Manifest
@@ -55,6 +56,14 @@ def test_an_empty_day_hides_the_older_rows(spark: SparkSession, table: DailyTabl
 
 def test_nothing_written_reads_as_no_rows(spark: SparkSession, table: DailyTable) -> None:
     assert values(spark, table, None, DAY[6]) == {}
+
+
+def test_a_column_that_older_rows_lack_reads_as_null(spark: SparkSession, table: DailyTable, tmp_path: Path) -> None:
+    write(spark, table, 1, *DAY[:3])
+    now = DailyTable(str(tmp_path), "visits", StructType([*table.schema, StructField("code", StringType())]))
+    now.write(spark.createDataFrame([("u", 2, DAY[1], "7-7")], now.schema), DAY[1], DAY[1], Manifest())
+    assert {row.ds.day: row.code for row in now.read(spark, None, DAY[6]).collect()} == {1: None, 2: "7-7", 3: None}
+    assert [row.code for row in now.read(spark, DAY[2], DAY[2]).collect()] == [None]
 
 
 def test_checksum_follows_rows_not_their_order(spark: SparkSession, table: DailyTable) -> None:

@@ -99,6 +99,14 @@ def test_scores_that_are_no_numbers_make_no_list() -> None:
     assert columns["item_ids"].to_pylist() == [[], ["x"]]
     assert columns["item_codes"].to_pylist() == [[], ["0-0"]]
     assert columns["problem"].to_pylist() == ["the scores are no numbers", None]
+    assert columns["user_codes"].to_pylist() == [None, None]
+
+
+def test_users_bear_the_code_that_the_ranker_gave_them() -> None:
+    items_BK, codes_BKL = np.array([[0], [0]]), np.zeros((2, 1, 2), np.int64)
+    ranked = Ranked(items_BK, codes_BKL, np.zeros((2, 1), np.float32), np.array([[0, 12], [-1, -1]]))
+    columns = _columns(["a", "new"], True, np.array(["x"], object), ranked, [None] * 2)
+    assert columns["user_codes"].to_pylist() == ["0-12", None]
 
 
 def test_item_index_pads_and_leaves_unknown_ids_out(task: RankingTask) -> None:

@@ -23,6 +23,7 @@ def test_only_sound_recent_lists_of_unchanged_users_are_used_again(spark: SparkS
             "item_codes": ["0-0", "0-1"],
             "item_ids": ["c", "withdrawn" if row.user_id == "spoilt" else "d"],
             "scores": [-1.0, -2.0],
+            "user_codes": "7-7",
             "source": "fallback" if row.user_id == "fallback" else "model",
             "problem": "odd" if row.user_id == "odd" else None,
             "input_hash": row.input_hash,
@@ -39,5 +40,5 @@ def test_only_sound_recent_lists_of_unchanged_users_are_used_again(spark: SparkS
         spark.createDataFrame([("withdrawn",)], "item_id string"),
         not_before=DAY,
     )
-    assert [row.user_id for row in kept.collect()] == ["same"]
+    assert [(row.user_id, row.user_codes) for row in kept.collect()] == [("same", "7-7")]
     assert set(kept.columns) == set(RECOMMENDATIONS.fieldNames())
