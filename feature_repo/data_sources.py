@@ -22,6 +22,7 @@ def spark_view(name: str, description: str) -> SparkSource:
 user_history_source = spark_view("user_history", "One row per user and active day: the newest events up to its end.")
 item_text_source = spark_view("item_text", "One row per item and day of a catalogue update.")
 item_codes_source = spark_view("item_codes", "The live codebook: one row per item.")
+user_codes_source = spark_view("user_codes", "The user codes of one publication, tombstones included.")
 user_recommendations_source = spark_view("user_recommendations", "The rows of one publication, tombstones included.")
 catalogue_state_source = spark_view("catalogue_state", "The one row of a publication that holds for all users.")
 

@@ -5,6 +5,7 @@ from data_sources import (
     item_codes_source,
     item_text_source,
     recommendations_request,
+    user_codes_source,
     user_history_source,
     user_recommendations_source,
 )
@@ -65,6 +66,15 @@ item_codes = stored_view(
     item,
     item_codes_source,
     "An item's code in the live codebook.",
+    [
+        Field(name="codes", dtype=String, description='The code "u-v-x-y".'),
+        Field(name="codebook_version", dtype=String, description="Identity of the codebook."),
+    ],
+)
+user_codes = stored_view(
+    user,
+    user_codes_source,
+    "A user's own code, of methods that give users codes; many users may share one. Null for users who have none.",
     [
         Field(name="codes", dtype=String, description='The code "u-v-x-y".'),
         Field(name="codebook_version", dtype=String, description="Identity of the codebook."),

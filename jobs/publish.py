@@ -1,7 +1,8 @@
 """Put the day's lists online, all users at once, if they pass the gate; only the newest interval publishes.
 
 Reads   recommendations of the day, the codebook that they name, catalogue, events, the publish ledger
-Writes  publications: what goes online; then the feature views item_codes, user_recommendations, catalogue_state
+Writes  publications: what goes online; then the feature views item_codes, user_codes, user_recommendations,
+        catalogue_state
 
     python -m jobs.publish --ds 2016-10-16
 """
@@ -29,6 +30,7 @@ from jobs.common.publishing import (
     put_online,
     retracted_items,
     stamp_of,
+    users_with_code,
     users_with_list,
 )
 from jobs.common.settings import Settings, load_settings
@@ -76,8 +78,10 @@ def publish(spark: SparkSession, settings: Settings, ledger: Ledger, lease: Leas
     state = transforms.catalogue_state(
         spark, settings.catalogue_id, popular, codebook, generated_at, sorted(set(retracted) - gone), stamp
     )
+    coded = lists.where("user_codes is not null").select("user_id", F.col("user_codes").alias("codes"))
     publication = Publication(
         users=transforms.stored_lists(everyone, source.manifest.parents["model"], codebook, generated_at, stamp),
+        user_codes=transforms.user_codes(coded, users_with_code(spark, ledger), codebook, stamp),
         catalogue_state=state,
         manifest=Manifest(
             key={"kind": "publish", "ds": day.isoformat()},

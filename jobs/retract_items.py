@@ -75,6 +75,7 @@ def retract(
     state = spark.read.parquet(last.path("catalogue_state"))
     publication = Publication(
         users=None,
+        user_codes=None,
         catalogue_state=repaired_state(state, sorted(hidden), stamp_of(begun, settings)),
         manifest=replace(
             last.manifest,

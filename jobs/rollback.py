@@ -1,10 +1,10 @@
 """Put the lists of an earlier publish online again, as a new publish.
 
-Its lists keep their versions and `generated_at`; `valid_until` counts from the newest interval again. Items retracted
-since then, and items that are no longer available, stay hidden.
+Its lists keep their versions and `generated_at`, its users their codes; `valid_until` counts from the newest interval
+again. Items retracted since then, and items that are no longer available, stay hidden.
 
 Reads   publications: the earlier one and the newest; catalogue; the publish ledger
-Writes  publications: a new one; then the feature views catalogue_state, item_codes, user_recommendations
+Writes  publications: a new one; then the feature views catalogue_state, item_codes, user_codes, user_recommendations
 
     python -m jobs.rollback --to-publish 7
 """
@@ -26,9 +26,11 @@ from jobs.common.publishing import (
     current_catalogue,
     ledger_of,
     newest_publication,
+    published_codes,
     put_online,
     retracted_items,
     stamp_of,
+    users_with_code,
     users_with_list,
 )
 from jobs.common.settings import Settings, load_settings
@@ -67,10 +69,11 @@ def rollback(spark: SparkSession, settings: Settings, ledger: Ledger, lease: Lea
     manifest = old.manifest
     generated_at = interval_end(dt.date.fromisoformat(manifest.key["ds"]))
     everyone = transforms.with_tombstones(lists, users_with_list(spark, ledger))
+    model, codebook = manifest.parents["model"], manifest.parents["codebook"]
+    coded = published_codes(spark, old)
     publication = Publication(
-        users=transforms.stored_lists(
-            everyone, manifest.parents["model"], manifest.parents["codebook"], generated_at, stamp
-        ),
+        users=transforms.stored_lists(everyone, model, codebook, generated_at, stamp),
+        user_codes=transforms.user_codes(coded, users_with_code(spark, ledger), codebook, stamp),
         catalogue_state=transforms.repaired_state(old_state, sorted(retracted), stamp),
         manifest=replace(
             manifest,

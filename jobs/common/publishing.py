@@ -3,6 +3,7 @@
 A publication is a generation of the store `publications`:
 
     users/              the rows of user_recommendations to be written, tombstones included; a retraction has none
+    user_codes/         the rows of user_codes to be written, likewise; empty where the method gives users no codes
     catalogue_state/    the one row of catalogue_state
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -30,9 +31,9 @@ from model.generation import Draft, Generation, Manifest
 
 log = logging.getLogger("publishing")
 
-USERS_LAST = ("catalogue_state", "item_codes", "user_recommendations")
+USERS_LAST = ("catalogue_state", "item_codes", "user_codes", "user_recommendations")
 """Order for lists that need a longer list of retracted items than the one online."""
-USERS_FIRST = ("item_codes", "user_recommendations", "catalogue_state")
+USERS_FIRST = ("item_codes", "user_codes", "user_recommendations", "catalogue_state")
 """Order for lists that are clean by themselves: retracted items may be forgotten once the old lists are gone."""
 
 
@@ -41,6 +42,7 @@ class Publication:
     """What one publish puts online. `manifest` names the parents model, codebook, recommendations, and the day `ds`."""
 
     users: DataFrame | None
+    user_codes: DataFrame | None
     catalogue_state: DataFrame
     manifest: Manifest
 
@@ -66,9 +68,25 @@ def codes_of(spark: SparkSession, settings: Settings, codebook: str) -> DataFram
 
 def users_with_list(spark: SparkSession, ledger: Ledger) -> DataFrame:
     """Users (user_id) who may be online with a list: of the last whole publish, and of any that broke off since."""
+    return _users(spark, (published_lists(spark.read.parquet(one.path("users"))) for one in _maybe_online(ledger)))
+
+
+def users_with_code(spark: SparkSession, ledger: Ledger) -> DataFrame:
+    """Users (user_id) who may be online with a code; of the same publishes."""
+    return _users(spark, (published_codes(spark, one) for one in _maybe_online(ledger)))
+
+
+def _users(spark: SparkSession, published: Iterable[DataFrame]) -> DataFrame:
     empty = spark.createDataFrame([], "user_id string")
-    lists = (published_lists(spark.read.parquet(one.path("users"))) for one in _maybe_online(ledger))
-    return reduce(DataFrame.union, (rows.select("user_id") for rows in lists), empty).distinct()
+    return reduce(DataFrame.union, (rows.select("user_id") for rows in published), empty).distinct()
+
+
+def published_codes(spark: SparkSession, publication: Generation) -> DataFrame:
+    """(user_id, codes) of the users to whom a publication gave a code: nobody, where an older version wrote it."""
+    if "user_codes" not in publication.manifest.checksums:
+        return spark.createDataFrame([], "user_id string, codes string")
+    rows = spark.read.parquet(publication.path("user_codes"))
+    return rows.where("codes is not null").select("user_id", "codes")
 
 
 def _maybe_online(ledger: Ledger) -> Iterator[Generation]:
@@ -129,6 +147,8 @@ def put_online(
             F.lit(codebook).alias("codebook_version"),
             F.lit(begun.event_timestamp).alias("event_timestamp"),
         )
+    if generation.manifest.counts.get("user_codes"):
+        views["user_codes"] = spark.read.parquet(generation.path("user_codes"))
     apply(settings)
     store = open_store(settings)
     for name in order:
@@ -143,7 +163,11 @@ def put_online(
 def _write(lease: Lease, draft: Draft, publication: Publication) -> Generation:
     lease.check()
     counts, checksums = {}, {}
-    tables = {"users": publication.users, "catalogue_state": publication.catalogue_state}
+    tables = {
+        "users": publication.users,
+        "user_codes": publication.user_codes,
+        "catalogue_state": publication.catalogue_state,
+    }
     for name, rows in tables.items():
         if rows is not None:
             counts[name], checksums[name] = write_rows(rows, draft, name)

@@ -1,4 +1,4 @@
-"""What goes online: the gate before it, each user's stored list, tombstones, the popularity list, item codes (ours).
+"""What goes online: the gate before it, users' lists and codes, tombstones, the popularity list, item codes (ours).
 
 Lists are parallel arrays, best first. A code is "u-v-x-y". Stored columns are those of `feature_repo`'s views.
 """
@@ -149,6 +149,19 @@ def published_lists(stored: DataFrame) -> DataFrame:
     names = (*LISTS, "source")
     return stored.where(F.size("stored_item_ids") > 0).select(
         "user_id", *(F.col(f"stored_{name}").alias(name) for name in names)
+    )
+
+
+def user_codes(coded: DataFrame, online_users: DataFrame, codebook: str, stamp: Stamp) -> DataFrame:
+    """The rows of the view user_codes, of the users with a code: (user_id, codes).
+
+    Every other user (user_id) who is online with a code gets nulls: an unknown user reads the same.
+    """
+    return coded.join(online_users, "user_id", "full").select(
+        "user_id",
+        "codes",
+        F.when(F.col("codes").isNotNull(), codebook).alias("codebook_version"),
+        F.lit(stamp.event_timestamp).alias("event_timestamp"),
     )
 
 

@@ -35,7 +35,7 @@ def test_every_object_has_an_owner_tags_and_a_description(store: FeatureStore) -
         *store.list_on_demand_feature_views(),
         *store.list_feature_services(),
     ]
-    assert len(objects) == 3 + 6 + 5 + 1 + 2
+    assert len(objects) == 3 + 7 + 6 + 1 + 2
     for one in objects:
         assert one.owner, one.name
         assert one.tags, one.name

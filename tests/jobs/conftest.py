@@ -117,6 +117,11 @@ class OnlineLake:
         columns = open_store(self.settings).get_online_features(names, [key]).to_dict()
         return {name: values[0] for name, values in columns.items()}
 
+    def user_code(self, user_id: str) -> tuple[str | None, str | None]:
+        """(code, codebook) of the user, as another team reads them."""
+        row = self.features(["user_codes:codes", "user_codes:codebook_version"], user_id=user_id)
+        return row["codes"], row["codebook_version"]
+
     def read(self, user_id: str, exclude: Sequence[str] = ()) -> dict[str, Any]:
         return read_online(self.settings, [user_id], exclude)[0]
 

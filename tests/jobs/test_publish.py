@@ -9,15 +9,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.common import timings
+from jobs.common.feature_store import open_store
 from jobs.common.ledger import Lease, LeaseHeldError, LeaseLostError
 from jobs.publish import publish
-from tests.jobs.conftest import CODEBOOK, DAY, MODEL, NEXT_DAY, OnlineLake
+from tests.jobs.conftest import CODEBOOK, DAY, MODEL, NEXT_DAY, OnlineLake, utc
 
 POPULAR = (["i5", "i4", "i3"], "fallback")
+NO_CODE = (None, None)
 SQLITE = pytest.mark.parametrize("registered", ["sqlite"], indirect=True)
 """For what does not depend on the online store."""
 
@@ -68,6 +71,50 @@ def test_a_backfill_does_not_publish_and_vanished_users_lose_their_list(shop: On
     assert shop.shown("bob") == POPULAR
 
 
+def test_users_who_lost_their_code_read_like_unknown_ones(shop: OnlineLake) -> None:
+    lists = {"ann": ["i1"], "bob": ["i2"], "cyd": ["i3"], "dan": []}
+    shop.write_lists(DAY, lists, {"ann": "1-2-3-4", "bob": "1-2-3-4", "dan": "0-0-0-0"})
+    shop.publish(DAY)
+    coded = {user: shop.user_code(user) for user in (*lists, "nobody")}
+    assert coded == {
+        "ann": ("1-2-3-4", CODEBOOK),
+        "bob": ("1-2-3-4", CODEBOOK),
+        "cyd": NO_CODE,
+        "dan": ("0-0-0-0", CODEBOOK),  # a code does not need a list
+        "nobody": NO_CODE,
+    }
+    shop.publish(DAY)
+    assert {user: shop.user_code(user) for user in coded} == coded
+
+    shop.write_lists(NEXT_DAY, {"ann": ["i1"], "cyd": ["i3"]}, {"cyd": "5-6-7-8"})  # bob and dan vanished
+    shop.publish(NEXT_DAY)
+    coded = {user: shop.user_code(user) for user in lists}
+    assert coded == dict.fromkeys(lists, NO_CODE) | {"cyd": ("5-6-7-8", CODEBOOK)}
+
+    shop.write_lists(NEXT_DAY, {"ann": ["i1"], "cyd": ["i3"]})  # by a method without user codes
+    for tombstones in (1, 0):
+        record = shop.publish(NEXT_DAY)
+        assert record is not None
+        assert shop.ledger.publications.get(record.number).manifest.counts["user_codes"] == tombstones
+        assert shop.user_code("cyd") == NO_CODE
+    assert shop.shown("cyd") == (["i3"], "model")
+
+
+@SQLITE
+def test_user_codes_join_offline_from_their_publish_on(shop: OnlineLake) -> None:
+    shop.write_lists(DAY, {"ann": ["i1"], "bob": ["i2"]}, {"ann": "1-2-3-4"})
+    shop.publish(DAY)
+    moments = [("ann", utc(DAY)), ("ann", utc(NEXT_DAY, 1)), ("bob", utc(NEXT_DAY, 1))]
+    store: Any = open_store(shop.settings)  # its annotations do not know Spark's DataFrame
+    asked = shop.spark.createDataFrame(moments, "user_id string, event_timestamp timestamp")
+    rows = store.get_historical_features(entity_df=asked, features=["user_codes:codes"]).to_spark_df().collect()
+    assert {(row.user_id, row.event_timestamp.day, row.codes) for row in rows} == {
+        ("ann", 1, None),
+        ("ann", 2, "1-2-3-4"),
+        ("bob", 2, None),
+    }
+
+
 def test_an_expired_list_gives_way_to_the_popularity_list(shop: OnlineLake) -> None:
     publishing = shop.settings.publishing.model_copy(update={"valid_for_days": 2})
     short = dataclasses.replace(shop, settings=shop.settings.model_copy(update={"publishing": publishing}))
@@ -90,14 +137,15 @@ class BreaksOff(Lease):
 
 
 def test_a_publish_that_broke_off_leaves_no_trace_once_run_again(shop: OnlineLake) -> None:
-    shop.write_lists(DAY, {"ann": ["i1"], "bob": ["i2"]})
-    for checks in (2, 4):  # before it writes anything online; after it wrote the users, before the catalogue's state
+    shop.write_lists(DAY, {"ann": ["i1"], "bob": ["i2"]}, {"ann": "1-2-3-4", "bob": "5-6-7-8"})
+    for checks in (2, 5):  # before it writes anything online; after it wrote the users, before the catalogue's state
         with shop.ledger.lease("publish") as lease:
             broken = BreaksOff(shop.ledger, lease._holder)
             broken.checks_left = checks
             with pytest.raises(LeaseLostError):
                 publish(shop.spark, shop.settings, shop.ledger, broken, DAY)
     assert not list(shop.ledger.records())
+    assert shop.user_code("bob") == ("5-6-7-8", CODEBOOK)
 
     shop.write_lists(DAY, {"ann": ["i3"]})  # the day's lists were made anew, without bob
     record = shop.publish(DAY)
@@ -105,6 +153,7 @@ def test_a_publish_that_broke_off_leaves_no_trace_once_run_again(shop: OnlineLak
     assert record.number == 3
     assert shop.shown("ann") == (["i3"], "model")
     assert shop.shown("bob") == POPULAR
+    assert [shop.user_code(user) for user in ("ann", "bob")] == [NO_CODE] * 2
 
 
 @pytest.mark.slow

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 
-from tests.jobs.conftest import DAY, NEXT_DAY, OnlineLake
+from model.generation import MANIFEST
+from tests.jobs.conftest import CODEBOOK, DAY, NEXT_DAY, OnlineLake
 
 
 def test_an_earlier_publish_comes_back_and_a_later_one_may_follow(shop: OnlineLake) -> None:
@@ -32,3 +36,37 @@ def test_an_earlier_publish_comes_back_and_a_later_one_may_follow(shop: OnlineLa
     shop.publish(NEXT_DAY)
     assert shop.shown("ann") == (["i4"], "model")
     assert shop.shown("bob") == (["i5", "i4", "i3"], "fallback")
+
+
+def test_user_codes_come_back_with_the_lists(shop: OnlineLake) -> None:
+    lists = {"ann": ["i1"], "bob": ["i2"]}
+    shop.write_lists(DAY, lists, {"ann": "1-2-3-4"})
+    shop.publish(DAY)
+    shop.write_lists(NEXT_DAY, lists, {"ann": "9-9-9-9", "bob": "5-6-7-8"})
+    shop.publish(NEXT_DAY)
+    shop.retract("i2")
+    now = ("9-9-9-9", CODEBOOK), ("5-6-7-8", CODEBOOK)
+    assert (shop.user_code("ann"), shop.user_code("bob")) == now
+    shop.roll_back(1)
+    assert (shop.user_code("ann"), shop.user_code("bob")) == (("1-2-3-4", CODEBOOK), (None, None))
+    shop.roll_back(2)
+    assert (shop.user_code("ann"), shop.user_code("bob")) == now
+
+
+def test_a_publish_of_a_version_without_user_codes_can_come_back(shop: OnlineLake) -> None:
+    shop.write_lists(DAY, {"ann": ["i1"]})
+    shop.publish(DAY)
+    old = shop.ledger.publications.get(1)
+    shutil.rmtree(old.path("user_codes"))
+    file = Path(old.path(MANIFEST))
+    manifest = json.loads(file.read_text())
+    for part in ("counts", "checksums"):
+        del manifest[part]["user_codes"]
+    file.write_text(json.dumps(manifest))
+    shop.write_lists(NEXT_DAY, {"ann": ["i2"]}, {"ann": "1-2-3-4"})
+    shop.publish(NEXT_DAY)
+    assert shop.user_code("ann") == ("1-2-3-4", CODEBOOK)
+
+    shop.roll_back(1)
+    assert shop.shown("ann") == (["i1"], "model")
+    assert shop.user_code("ann") == (None, None)

@@ -20,7 +20,7 @@ GOOD = {"user_id": "ann", "item_codes": ["1-0", "2-0"], "item_ids": ["i1", "i2"]
 
 def lists(spark: SparkSession, *rows: dict[str, Any]) -> DataFrame:
     """Rows like GOOD but for the columns given."""
-    more = {"source": "model", "problem": None, "input_hash": 0, "made_ds": DAY, "ds": DAY}
+    more = {"user_codes": None, "source": "model", "problem": None, "input_hash": 0, "made_ds": DAY, "ds": DAY}
     return spark.createDataFrame([GOOD | more | row for row in rows], RECOMMENDATIONS)
 
 
@@ -102,6 +102,18 @@ def test_users_who_vanished_get_an_empty_list_and_come_back(spark: SparkSession)
     assert stored.select("event_timestamp", "stored_valid_until").distinct().count() == 1
     known = publication.published_lists(stored)
     assert known.collect() == lists(spark, {}).select(known.columns).collect()
+
+
+def test_users_without_a_code_any_more_get_nulls(spark: SparkSession) -> None:
+    coded = spark.createDataFrame([("ann", "1-0"), ("new", "1-0")], "user_id string, codes string")
+    online = spark.createDataFrame([("ann",), ("bob",)], "user_id string")
+    rows = publication.user_codes(coded, online, "codebook/1", STAMP)
+    assert {row.user_id: (row.codes, row.codebook_version) for row in rows.collect()} == {
+        "ann": ("1-0", "codebook/1"),
+        "new": ("1-0", "codebook/1"),
+        "bob": (None, None),
+    }
+    assert rows.select("event_timestamp").distinct().count() == 1
 
 
 def test_popularity_weighs_events_of_available_coded_items(
