@@ -12,8 +12,8 @@ setup:  ## make .venv from the lock files, after checking Python, Java and the d
 run: setup  ## the whole sample: features, training, recommendations, and what five users then see
 	@$(PYTHON_ENV) -m jobs.cli.run_sample
 
-test: setup  ## all tests
-	@$(PYTHON_ENV) -m pytest
+test: setup  ## all tests, on two workers
+	@$(PYTHON_ENV) -m pytest -n 2 --dist loadfile
 
 lint: setup  ## style, formatting, types
 	@$(PYTHON_ENV) -m ruff check .

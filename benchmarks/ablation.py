@@ -1,8 +1,9 @@
-"""What each part of Semantic Convergence adds to the language model's own lists, and what its size does.
+"""What each part of a method adds to the language model's own lists, and what its size does.
 
 python -m benchmarks.ablation --data DIR [--tokens N] [--users N] [--only VARIANT,…] [--budget-minutes M] [--quick]
 
-Each variant is the full one with a part removed, trained on as many tokens; the sizes read the sequential task alone.
+Each variant is the full one with a part removed. Those of Semantic Convergence are trained on as many tokens, the sizes
+read the sequential task alone; those of TTDS are trained for as many epochs.
 DIR: see docs/data_format.md; without it, the sample's MovieLens. Leave-one-out, the whole catalogue ranked by beam
 search, on so many of the users. What is there is not made again; a run that was stopped goes on.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,16 +25,17 @@ from rich.table import Table
 from benchmarks.budget import BudgetError, budget
 from benchmarks.figures import Figure, publish
 from benchmarks.movielens import write_movielens
-from benchmarks.quality_rows import CONFIG
-from benchmarks.recipe import Recipe
+from benchmarks.quality_rows import CONFIG, OURS
+from benchmarks.recipe import Recipe, changed
 from jobs.common import step
-from model.config import BackboneConfig, FinetuneConfig, FusionConfig, ModelConfig, TaskName, TokenizerConfig
+from model.config import BackboneConfig, FinetuneConfig, FusionConfig, ModelConfig, TokenizerConfig
 from model.evaluation import dataset
 from model.evaluation.lists import write_lists, write_training_set
 from model.evaluation.protocol import PROTOCOLS, evaluate_lists
 from model.generation import GenerationStore, Manifest, digest
 from model.recommender.tasks import TASKS, Family
 from model.recommender.train import prepare
+from model.task_names import TaskName
 
 ROOT = Path("build/ablation")
 SAMPLED_BATCHES = 30
@@ -81,6 +83,41 @@ VARIANTS: dict[str, ModelConfig] = {
     "size_128_2": SEQUENTIAL,
     "size_256_3": sized(SEQUENTIAL, 256, 3),
 }
+FULL_TTDS = replace(
+    OURS["ttds"],
+    finetune=replace(OURS["ttds"].finetune, epochs=1),
+    ttds=replace(OURS["ttds"].ttds, epochs=3),
+    fusion=FusionConfig(signals=[]),
+)
+
+
+def moving(**changes: Any) -> ModelConfig:
+    return replace(FULL_TTDS, ttds=replace(FULL_TTDS.ttds, **changes))
+
+
+def towers(**changes: Any) -> ModelConfig:
+    return replace(FULL_TTDS, tokenizer=replace(FULL_TTDS.tokenizer, **changes))
+
+
+OF_TTDS: dict[str, ModelConfig] = {
+    "ttds": FULL_TTDS,
+    "ttds_static_index": moving(refresh_steps=0),
+    "ttds_items_only": moving(mixture={}),
+    "ttds_no_user_tasks": moving(mixture={"next_item_of_user": 1.0}),
+    "ttds_no_contrast": moving(contrast_weight=0.0),
+    "ttds_no_distance": moving(distance_weight=0.0),
+    "ttds_no_coarse": towers(coarse_weight=0.0),
+    "ttds_no_fine": towers(fine_weight=0.0),
+    "ttds_no_cross": towers(cross_weight=0.0),
+    "ttds_no_kl": towers(kl_weight=0.0),
+}
+ALL = (*VARIANTS, *OF_TTDS)
+
+
+def quicker(config: ModelConfig) -> ModelConfig:
+    """As short as it can be, to see that it runs."""
+    behaviour, tokenizer = replace(config.behaviour, epochs=2), replace(config.tokenizer, epochs=13)
+    return replace(config, behaviour=behaviour, tokenizer=tokenizer, ttds=replace(config.ttds, epochs=1))
 
 
 def budgeted(config: ModelConfig, recipe: Recipe, tokens: float) -> tuple[ModelConfig, float]:
@@ -95,7 +132,7 @@ def budgeted(config: ModelConfig, recipe: Recipe, tokens: float) -> tuple[ModelC
 def lists_of(variant: str, config: ModelConfig, recipe: Recipe, split: dataset.Split) -> Path:
     """The ranked lists of a variant, trained now unless it was before."""
     store = GenerationStore(str(recipe.root), f"lists-{variant}")
-    key = {"settings": digest([asdict(config), split.case_user_C.size])}
+    key = {"settings": digest([changed(asdict(config), asdict(ModelConfig())), split.case_user_C.size])}
     made = store.latest()
     if made is None or made.manifest.key != key:
         ranker = recipe.ranker(config)
@@ -111,27 +148,31 @@ def main(
     data: Annotated[Path | None, typer.Option(help="A folder as docs/data_format.md says.")] = None,
     tokens: Annotated[float, typer.Option(help="Budget of each variant.")] = 8e6,
     users: Annotated[int, typer.Option(help="Who are asked about, evenly drawn.")] = 5000,
-    only: Annotated[str, typer.Option(help="Variants, separated by commas.")] = ",".join(VARIANTS),
+    only: Annotated[str, typer.Option(help="Variants, separated by commas.")] = ",".join(ALL),
     budget_minutes: Annotated[float | None, typer.Option(help="Stop after so long; run again to go on.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small budget, few users.")] = False,
 ) -> None:
-    unknown = sorted(set(only.split(",")) - set(VARIANTS))
-    if unknown:
-        raise ValueError(f"--only {', '.join(unknown)}: there are {', '.join(VARIANTS)}.")
+    if unknown := sorted(set(only.split(",")) - set(ALL)):
+        raise ValueError(f"--only {', '.join(unknown)}: there are {', '.join(ALL)}.")
     tokens, users = (3e5, 300) if quick else (tokens, users)
     folder = data or write_movielens(ROOT / "movielens")
     interactions = dataset.read_folder(folder)
     split = dataset.leave_one_out(interactions)
     asked_C = np.unique(np.linspace(0, split.case_user_C.size - 1, users).astype(int))
     asked = replace(split, case_user_C=split.case_user_C[asked_C], case_place_C=split.case_place_C[asked_C])
-    recipe = Recipe(ROOT / f"{folder.name}-{digest(interactions.digest)}", interactions, split.name)
+    root = ROOT / f"{folder.name}-{digest(interactions.digest)}"
     shape = CONFIG.history_items, CONFIG.window_items, CONFIG.validation_users
-    write_training_set(recipe.root / "training_set", interactions, split, *shape)
+    write_training_set(root / "training_set", interactions, split, *shape)
     made, seen = [], {}
     try:
         with budget(budget_minutes):
             for variant in only.split(","):
-                config, seen[variant] = budgeted(VARIANTS[variant], recipe, tokens)
+                method = "ttds" if variant in OF_TTDS else "semantic_convergence"
+                recipe = Recipe(root, interactions, split.name, method)
+                config = (VARIANTS | OF_TTDS)[variant]
+                config = quicker(config) if quick else config
+                if variant in VARIANTS:
+                    config, seen[variant] = budgeted(config, recipe, tokens)
                 made.append(lists_of(variant, config, recipe, asked))
     except BudgetError:
         console.print(f"The {budget_minutes:g} minutes are over. Run again to go on.")
@@ -145,13 +186,13 @@ def main(
     for variant, row in found["methods"].items():
         cells = (row[protocol][metric] for protocol in PROTOCOLS.values() for metric in SHOWN)
         shown = (f"{cell['mean']:.4f} ({cell['low']:.4f}-{cell['high']:.4f})" for cell in cells)
-        table.add_row(variant, f"{seen[variant]:,.0f}", *shown)
+        table.add_row(variant, f"{seen[variant]:,.0f}" if variant in seen else "", *shown)
     console.print(table)
     figures = [
         Figure(f"ablation.{folder.name}.{variant}_ndcg10", row["masked"]["NDCG@10"]["mean"])
         for variant, row in found["methods"].items()
     ]
-    publish(f"ablation-{folder.name}", f"{folder.name}, {asked_C.size:,} users, {tokens:,.0f} tokens each", figures)
+    publish(f"ablation-{folder.name}", f"{folder.name}, {asked_C.size:,} users, {tokens:,.0f} tokens", figures)
 
 
 if __name__ == "__main__":

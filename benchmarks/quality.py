@@ -11,6 +11,7 @@ language_model_alone        its beam search without the fusion
 fusion_without_llm          the late fusion without the language model
 fusion_of_ids               and without texts: sasrec with the counts of cooccurrence
 sasrec_with_text            the teacher alone
+ttds                        late fusion with the language model of TTDS; ttds_alone: its beam search without the fusion
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Bench:
 
     def _trained(self, run: Run) -> tuple[Ranker, float]:
         """A method's ranker, and the seconds that its training took."""
-        recipe = Recipe(self.root, self.data, self.split.name)
+        recipe = Recipe(self.root, self.data, self.split.name, run.recipe)
         if run.method in ("sasrec", "sasrec_with_text"):
             return recipe.teacher(run.config), recipe.seconds(run.config, "behaviour")
         if run.method in OURS:

@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from model.config import BackboneConfig, BehaviourConfig, FinetuneConfig, FusionConfig, ModelConfig
+from benchmarks.recipe import changed
+from model.config import BackboneConfig, BehaviourConfig, FinetuneConfig, FusionConfig, ModelConfig, TtdsConfig
 
 FLOORS = ("popularity", "item_knn", "successor", "cooccurrence")
 SEEDED = ("sasrec",)
@@ -33,7 +34,7 @@ CONFIG = ModelConfig(
     validation_users=2000,
 )
 TEXTS_READ = replace(CONFIG, behaviour=replace(CONFIG.behaviour, text_dim=128))
-QUICK_EPOCHS = {"behaviour": 10, "finetune": 2}
+QUICK_EPOCHS = {"behaviour": 10, "ttds": 2, "finetune": 2}
 
 
 def _fused(*without: str) -> FusionConfig:
@@ -41,12 +42,25 @@ def _fused(*without: str) -> FusionConfig:
     return replace(config, signals=[name for name in config.signals if name not in without])
 
 
+TTDS = replace(
+    TEXTS_READ,
+    tokenizer=replace(TEXTS_READ.tokenizer, learning_rate=3e-3, batch_size=256, epochs=30),
+    finetune=replace(TEXTS_READ.finetune, epochs=2, mixture={"next_item": 0.5, "title_to_item": 0.1}),
+    ttds=TtdsConfig(
+        epochs=8,
+        refresh_steps=700,
+        mixture={"next_item_of_user": 1.0, "history_to_user": 0.1, "buyers_to_user": 0.1},
+    ),
+)
+
 OURS: dict[str, ModelConfig] = {
     "sasrec_with_text": TEXTS_READ,
     "fusion_of_ids": replace(CONFIG, fusion=_fused("language_model", "words")),
     "fusion_without_llm": replace(TEXTS_READ, fusion=_fused("language_model")),
     "language_model_alone": replace(TEXTS_READ, fusion=FusionConfig(signals=[])),
     MAIN: TEXTS_READ,
+    "ttds_alone": replace(TTDS, fusion=FusionConfig(signals=[])),
+    "ttds": TTDS,
 }
 """Rows of the recipe by its settings; the first is the ranking of its teacher."""
 BASELINES = (*FLOORS, "ease", "sasrec")
@@ -66,11 +80,16 @@ class Run:
         return f"{self.method} (seed {self.seed})" if self.seed else self.method
 
     @property
+    def recipe(self) -> str:
+        """The method of the registry behind a row of ours."""
+        return "ttds" if self.method.startswith("ttds") else MAIN
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What the method reads of the settings."""
         settings = asdict(self.config)
         if self.method in OURS and self.method != "sasrec_with_text":
-            return settings
+            return changed(settings, asdict(ModelConfig()))
         names = ["history_items", "window_items", *(["behaviour"] if self.method.startswith("sasrec") else [])]
         return {name: settings[name] for name in names}
 
@@ -93,5 +112,5 @@ def _seeded(config: ModelConfig, seed: int) -> ModelConfig:
 def _quicker(config: ModelConfig, quick: bool) -> ModelConfig:
     if not quick:
         return config
-    behaviour = replace(config.behaviour, epochs=QUICK_EPOCHS["behaviour"])
-    return replace(config, behaviour=behaviour, finetune=replace(config.finetune, epochs=QUICK_EPOCHS["finetune"]))
+    parts = {name: replace(getattr(config, name), epochs=epochs) for name, epochs in QUICK_EPOCHS.items()}
+    return replace(config, **parts)

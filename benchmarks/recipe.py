@@ -18,14 +18,18 @@ from model.data.files import save_tensors
 from model.evaluation.dataset import Interactions
 from model.generation import Generation, GenerationStore, Manifest, digest
 from model.recommender.fusion import fit
-from model.recommender.methods.base import Ranker
+from model.recommender.methods.base import LANGUAGE_MODEL as FOLDER
+from model.recommender.methods.base import START, Ranker
 from model.recommender.registry import METHODS
 from model.recommender.signals import LANGUAGE_MODEL
 from model.recommender.train import finetune
+from model.recommender.ttds import tokenize
 from model.text_encoder import TextEncoder
 from model.tokenizer.train import train_tokenizer
 
 TEXTS = Path("build/texts")
+LEARNED = ("tokenizer", "backbone", "finetune")
+"""Settings behind a language model."""
 
 
 def text_vectors(texts: list[str]) -> str:
@@ -36,16 +40,25 @@ def text_vectors(texts: list[str]) -> str:
     return str(file)
 
 
+def changed(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are not the default, of each part: what was made before there was a new one stays as good."""
+    return {
+        name: changed(value, defaults[name]) if isinstance(value, dict) and name != "mixture" else value
+        for name, value in settings.items()
+        if isinstance(value, dict) or value != defaults[name]
+    }
+
+
 class Recipe:
     """The steps of one split, whose training set stands in `root`/training_set."""
 
-    def __init__(self, root: Path, data: Interactions, split: str) -> None:
-        self.root, self.data = root, data
+    def __init__(self, root: Path, data: Interactions, split: str, method: str = "semantic_convergence") -> None:
+        self.root, self.data, self.method = root, data, method
         self._of = [data.digest, split]
 
     def ranker(self, config: ModelConfig) -> Ranker:
-        """Of semantic_convergence with these settings, or of its fusion without a language model."""
-        return METHODS["semantic_convergence"].load_ranker({"config": asdict(config), "inputs": self.inputs(config)})
+        """Of the method with these settings, or of its fusion without a language model."""
+        return METHODS[self.method].load_ranker({"config": asdict(config), "inputs": self.inputs(config)})
 
     def teacher(self, config: ModelConfig) -> Ranker:
         return METHODS["sasrec"].load_ranker({"inputs": {"behaviour": self.behaviour(config).uri}})
@@ -60,19 +73,28 @@ class Recipe:
 
     def codebook(self, config: ModelConfig) -> Generation:
         inputs = {"behaviour": self.behaviour(config).uri}
+        if self.method == "ttds":
+            return self._made("codebook", config, ("behaviour", *LEARNED, "ttds"), inputs, tokenize)
         return self._made("codebook", config, ("behaviour", "tokenizer"), inputs, train_tokenizer)
 
     def model(self, config: ModelConfig) -> Generation:
-        settings = ("behaviour", "tokenizer", "backbone", "finetune")
-        return self._made("model", config, settings, {"codebook": self.codebook(config).uri}, finetune)
+        codebook = self.codebook(config)
+        inputs = {"codebook": codebook.uri}
+        if self.method == "ttds":
+            inputs[START] = codebook.path(FOLDER)
+        return self._made("model", config, ("behaviour", *LEARNED, *self._further), inputs, finetune)
 
     def fusion(self, config: ModelConfig) -> Generation:
         settings = ["behaviour", "tokenizer", "fusion"]
         inputs = {"behaviour": self.behaviour(config).uri, "codebook": self.codebook(config).uri}
         if LANGUAGE_MODEL in config.fusion.signals:
-            settings += ["backbone", "finetune"]
+            settings = ["behaviour", "fusion", *LEARNED, *self._further]
             inputs |= {"model": self.model(config).uri}
         return self._made("fusion", config, tuple(settings), inputs, fit)
+
+    @property
+    def _further(self) -> tuple[str, ...]:
+        return ("ttds",) if self.method == "ttds" else ()
 
     def _steps(self, config: ModelConfig) -> dict[str, Generation]:
         steps = {"behaviour": self.behaviour(config), "codebook": self.codebook(config)}
@@ -102,7 +124,7 @@ class Recipe:
         store = GenerationStore(str(self.root), name)
         shapes = ("history_items", "window_items", "validation_users")
         chosen = {each: value for each, value in asdict(config).items() if each in (*settings, *shapes)}
-        key = {"made_of": digest([self._of, chosen])}
+        key = {"made_of": digest([self._of, changed(chosen, asdict(ModelConfig()))])}
         for made in store.complete():
             if made.manifest.key == key:
                 return made

@@ -38,7 +38,7 @@ from model.data.reader import read_batches
 from model.data.targets import LATER_ITEMS
 from model.evaluation.dataset import leave_one_out, read_folder
 from model.evaluation.lists import write_training_set
-from model.recommender.examples import Batch
+from model.recommender.rows import Batch
 from model.recommender.train import prepare
 from model.recommender.trainer import Trainer
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import typer
 
-from jobs.common.artefacts import additions_store, by_identity, code_files, live_model, newest
+from jobs.common.artefacts import additions_store, by_identity, code_files, live_model, method_of, newest
 from jobs.common.code_version import code_version
 from jobs.common.contracts import daily_table
 from jobs.common.item_vectors import write_text_vectors
@@ -27,8 +27,10 @@ from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, Split, run
 from jobs.transforms.snapshot import newest_per_key
 from model.config import TokenizerConfig
-from model.data.files import load_tensors, save_table
+from model.data.files import load_tensors, save_table, save_tensors
 from model.generation import Manifest, sha256
+from model.recommender.ttds import item_states
+from model.recommender.users import STATES_FILE
 from model.tokenizer.health import reserve
 from model.tokenizer.train import ITEMS_FILE, TEXTS_FILE, append_codes, write_item_codes
 
@@ -76,6 +78,10 @@ def main(ds: Day, split: OptionalSplit = None, append: Append = False, settings_
         tokenizer = TokenizerConfig(**codebook.manifest.settings["tokenizer"])
         levels = (f"code_{level}" for level in range(tokenizer.levels))
         taken_ML = known.select(*levels).toPandas().to_numpy(np.int64)
+        if method_of(codebook) == "ttds":
+            # Its towers read what its own language model makes of the texts.
+            text_NE = item_states(codebook.uri, new["text"].to_list())
+            save_tensors(draft.path(STATES_FILE), {"text": text_NE})
         item_ids, text_hashes = new["item_id"].to_list(), new["text_hash"].to_list()
         codes_NL = append_codes(codebook.uri, item_ids, text_NE, taken_ML)
         write_item_codes(draft.path(ITEMS_FILE), item_ids, text_hashes, codes_NL, first_index)

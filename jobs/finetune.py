@@ -11,21 +11,25 @@ Writes  model/<split>: a Hugging Face folder, LoRA merged, with the code tokens 
 
 from __future__ import annotations
 
-import fsspec
-
-from jobs.common.artefacts import by_identity, commit_trained, descendant, newest, store
+from jobs.common.artefacts import by_identity, commit_trained, descendant, method_of, newest, remove, store
 from jobs.common.launch import launch
 from jobs.common.rankers import FUSION, signal_inputs
 from jobs.common.settings import load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, SplitOption, run
 from jobs.common.tracking import log_training, require_mlflow
+from model.recommender.methods.base import LANGUAGE_MODEL, START
 
 
 def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
     training_set = newest(settings, "training_set", split, ds.date(), "build_training_set")
     codebook = descendant(settings, "codebook", split, ds.date(), training_set, "train_tokenizer")
+    if method_of(codebook) != settings.method:
+        raise ValueError(
+            f"{codebook.identity} was made for {method_of(codebook)}, but method = {settings.method}. "
+            f"Run: python -m jobs.train_tokenizer --ds {ds.date()} --split {split}"
+        )
     behaviour = by_identity(settings, codebook.manifest.parents["behaviour"])
     if "teacher" in settings.model.fusion.signals and behaviour.manifest.settings["behaviour"]["kind"] != "sasrec":
         raise ValueError(
@@ -35,6 +39,8 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
     draft = store(settings, "model", split).begin()
     checkpoints = settings.store_uri("checkpoints", split)
     inputs = {"training_set": training_set.uri, "codebook": codebook.uri}
+    if settings.method == "ttds":  # the second stage: the model that the codes were made with goes on
+        inputs[START] = codebook.path(LANGUAGE_MODEL)
     request = {
         "config": settings.model_json(),
         "inputs": inputs,
@@ -49,13 +55,11 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
             fitting = request | {"inputs": known, "output": draft.path(FUSION)}
             metrics["fusion"] = launch(alone, "model.recommender.fusion:fit", fitting)
     parents = {"training_set": training_set, "codebook": codebook, "behaviour": behaviour}
-    shapes = ("backbone", "finetune", "fusion", "history_items", "window_items")
+    shapes = ("backbone", "finetune", "ttds", "fusion", "history_items", "window_items")
     speed = metrics.pop("speed")  # differs from run to run, so no manifest has it
     model = commit_trained(settings, draft, ds.date(), split, metrics, parents, shapes)
     log_training(settings, model.identity, metrics, speed)
-    fs, path = fsspec.url_to_fs(checkpoints)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    remove(checkpoints)
 
 
 if __name__ == "__main__":

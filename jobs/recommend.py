@@ -20,7 +20,7 @@ from dataclasses import replace
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.common.artefacts import live_model, store
+from jobs.common.artefacts import live_model, method_of, store
 from jobs.common.code_version import code_version
 from jobs.common.contracts import daily_table
 from jobs.common.coverage import require_days
@@ -116,7 +116,7 @@ def _manifest(settings: Settings, model: Generation) -> Manifest:
     """What all lists of a run have in common; a list of another run is as good where this is equal."""
     decoding = settings.model.decoding
     return Manifest(
-        settings={"method": settings.method, "beam_width": decoding.beam_width, "top_k": decoding.top_k},
+        settings={"method": method_of(model), "beam_width": decoding.beam_width, "top_k": decoding.top_k},
         parents={"model": model.identity, "codebook": model.manifest.parents["codebook"]},
         code_version=code_version(),
     )

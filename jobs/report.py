@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from jobs.common import timings
 from jobs.common.artefacts import by_identity, store
 from jobs.common.code_version import code_version
-from jobs.common.codebook_plots import plot_picture, plot_usage
+from jobs.common.codebook_plots import plot_churn, plot_picture, plot_usage
 from jobs.common.contracts import daily_table
 from jobs.common.pages import png, render
 from jobs.common.promotions import live_verdict
@@ -80,6 +80,7 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
         health=codebook.manifest.metrics,
         codebook_plot=plot_usage(codebook.manifest.metrics),
         codebook_picture=_picture(codebook),
+        churn_plot=plot_churn(codebook.manifest.metrics) if codebook.manifest.metrics.get("towers") else None,
         users=users,
         seconds=timings.of_day(settings, day),
         cost_per_hour=settings.cost_per_hour,

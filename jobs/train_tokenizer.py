@@ -1,7 +1,10 @@
 """Train the item tokenizer: one code (u, v, x, y) for every item of the training set, each code for one item.
 
+For method = "ttds" the language model is trained with it, while the codes move: the first of its two stages.
+
 Reads   training_set/<split>, behaviour/<split> and the items' text vectors in it
-Writes  codebook/<split>: the frozen codebooks, the items' codes, the health figures
+Writes  codebook/<split>: the frozen codebooks, the items' codes, the health figures; for ttds also the users' tower and
+        the language model, and while it trains checkpoints/<split>, where a killed training goes on
 
     python -m jobs.train_tokenizer --ds 2016-10-16 --split all
 """
@@ -13,8 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jobs.common.artefacts import code_files, commit_trained, descendant, newest, store
+from jobs.common.artefacts import code_files, commit_trained, descendant, newest, remove, store
+from jobs.common.launch import launch
 from jobs.common.settings import load_settings
+from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, SplitOption, run
 from model.tokenizer.health import churn
 from model.tokenizer.train import ITEMS_FILE, TEXT_VECTORS_FILE, train_tokenizer
@@ -32,22 +37,31 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
     codebooks = store(settings, "codebook", split)
     previous = codebooks.latest()
     draft = codebooks.begin()
-    metrics = train_tokenizer(
-        {
-            "config": settings.model_json(),
-            "inputs": {
-                "training_set": training_set.uri,
-                "behaviour": behaviour.uri,
-                "text_vectors": behaviour.path(TEXT_VECTORS_FILE),
-            },
-            "output": draft.uri,
-        }
-    )
+    checkpoints = settings.store_uri("checkpoints", split)
+    request = {
+        "config": settings.model_json(),
+        "inputs": {
+            "training_set": training_set.uri,
+            "behaviour": behaviour.uri,
+            "text_vectors": behaviour.path(TEXT_VECTORS_FILE),
+        },
+        "output": draft.uri,
+        "checkpoints": checkpoints,
+    }
+    shapes: tuple[str, ...] = ("text_encoder", "tokenizer")
+    if settings.method == "ttds":
+        with open_spark(settings, "train_tokenizer"):
+            metrics = launch(settings.training, "model.recommender.ttds:tokenize", request)
+        metrics.pop("speed")  # differs from run to run, so no manifest has it
+        shapes += ("backbone", "finetune", "ttds", "history_items", "window_items")
+    else:
+        metrics = train_tokenizer(request)
     if previous is not None:
         published = code_files(settings, previous)
         metrics["churn"] = {"previous": previous.identity, **churn_since(published, draft.path(ITEMS_FILE))}
     parents = {"training_set": training_set, "behaviour": behaviour}
-    commit_trained(settings, draft, ds.date(), split, metrics, parents, ("text_encoder", "tokenizer"))
+    commit_trained(settings, draft, ds.date(), split, metrics, parents, shapes)
+    remove(checkpoints)
 
 
 def churn_since(published: list[str], items_file: str) -> dict[str, Any]:

@@ -8,31 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, get_args
 
+from model.task_names import USER_TASKS, TaskName, default_mixture, default_user_mixture
+
 STRICT = {"extra": "forbid"}
 
 Normalisation = Literal["vocabulary", "level"]
-
-TaskName = Literal[
-    "next_item",
-    "next_item_fits",
-    "choose_next_item",
-    "title_to_item",
-    "text_to_item",
-    "item_to_title",
-    "titles_to_next_item",
-    "items_to_next_title",
-    "title_fits",
-    "choose_title",
-    "query_to_item",
-    "history_and_query_to_item",
-    "history_to_interests",
-    "query_fits",
-]
-"""The alignment tasks; model/recommender/tasks.py says what each asks."""
-
-
-def default_mixture() -> dict[TaskName, float]:
-    return dict.fromkeys(get_args(TaskName), 0.1) | {"next_item": 1.0}
 
 
 def _require(config: Any, least: int, *names: str) -> None:
@@ -215,6 +195,35 @@ class FinetuneConfig:
             raise ValueError(f"mixture: {', '.join(below)}: examples per window cannot be below 0.")
 
 
+@dataclass(frozen=True)
+class TtdsConfig:
+    """Method "ttds". Its towers are dual_autoencoders by the settings of the tokenizer, a batch of theirs a step."""
+
+    __pydantic_config__: ClassVar = STRICT
+    epochs: int = 4
+    """Of the first stage, while the index moves; finetune.epochs are those of the second, with frozen codes."""
+    second_stage: float = 0.1
+    """Learning rate of the second stage, as a share of finetune.learning_rate."""
+    refresh_steps: int = 500
+    """The catalogue is read and quantised anew every so many steps; 0: the index of the start stays."""
+    hysteresis: float = 0.1
+    """An item takes a new code only if that is nearer by more than this share of its squared distance to the old."""
+    mixture: dict[TaskName, float] = field(default_factory=default_user_mixture)
+    """Tasks with users' codes, beside those of finetune.mixture; empty: users have no part in it."""
+    contrast_weight: float = 1.0
+    """Of InfoNCE between the state of a code string and that of its text."""
+    distance_weight: float = 1.0
+    """Of the mean squared distance between the two."""
+    strings: int = 64
+    """Items, and as many users, in each micro-batch whose code strings are compared with their texts."""
+
+    def __post_init__(self) -> None:
+        _require(self, 1, "epochs", "strings")
+        _require(self, 0, "second_stage", "refresh_steps", "hysteresis", "contrast_weight", "distance_weight")
+        if others := sorted(set(self.mixture) - set(USER_TASKS)):
+            raise ValueError(f"ttds.mixture: {', '.join(others)} belong into finetune.mixture.")
+
+
 SignalName = Literal["language_model", "teacher", "item_knn", "successor", "words"]
 """What late fusion adds up; model/recommender/signals.py says what each is."""
 
@@ -256,6 +265,7 @@ class ModelConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    ttds: TtdsConfig = field(default_factory=TtdsConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     history_items: int = 20

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -46,9 +46,27 @@ class Processes:
     def sums(self, *values: float) -> list[float]:
         """Each value's sum over the processes."""
         totals = torch.tensor(values, dtype=torch.float64, device=self.device)
-        if self.world_size > 1:
-            dist.all_reduce(totals)
+        self.add_up(totals)
         return list(totals.tolist())
+
+    def add_up(self, tensor: Tensor) -> None:
+        """In place: its sum over the processes, on this process's device."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+
+
+@contextmanager
+def gathered(wrapped: object) -> Iterator[None]:
+    """While the model inside is called directly: what FSDP shares of the embeddings and the head is whole everywhere.
+
+    Layers gather their own. `wrapped` is what `wrap` or `shard` returned.
+    """
+    if not isinstance(wrapped, FSDPModule):
+        yield
+        return
+    wrapped.unshard()
+    yield
+    wrapped.reshard()
 
 
 ALONE = Processes(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))

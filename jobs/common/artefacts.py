@@ -38,6 +38,11 @@ def by_identity(settings: Settings, identity: str) -> Generation:
     return store(settings, *parts).get(int(attempt))
 
 
+def method_of(generation: Generation) -> str:
+    """The method that a codebook or a model was trained for; those that do not say so are older than the second."""
+    return str(generation.manifest.settings.get("method", "semantic_convergence"))
+
+
 def live_model(settings: Settings) -> Generation:
     """The promoted model. ValueError when nothing was ever promoted."""
     model = store(settings, "model", "all").current()
@@ -90,9 +95,16 @@ def commit_trained(
         Manifest(
             key={"ds": day.isoformat(), "split": split},
             metrics=metrics,
-            settings={name: model_settings[name] for name in shapes},
+            settings={"method": settings.method, **{name: model_settings[name] for name in shapes}},
             parents={role: generation.identity for role, generation in parents.items()},
             code_version=code_version(),
             checksums={file: sha256(draft.path(file)) for file in files},
         )
     )
+
+
+def remove(uri: str) -> None:
+    """A folder with all that is in it, if it is there."""
+    fs, path = fsspec.url_to_fs(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)

@@ -48,3 +48,22 @@ def plot_picture(uri: str) -> str:
     axes.set(xticks=[], yticks=[], title="Items by their inputs' two leading axes, coloured by first code")
     figure.legend(loc="outside right center", markerscale=3, fontsize="small")
     return png(figure)
+
+
+def plot_churn(metrics: dict[str, Any]) -> str:
+    """How many items took another code at each renewal of a moving index, and what its towers' losses came to."""
+    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+    moved, losses = figure.subplots(1, 2)
+    steps = [each["step"] for each in metrics["renewals"]]
+    for name, label in (("same_code", "another code"), ("same_first", "another first code")):
+        moved.plot(steps, [100 * (1 - each[name]) for each in metrics["renewals"]], marker=".", label=label)
+    moved.set(title="Items that moved", xlabel="step", ylabel="% of items", ylim=(0, None))
+    moved.legend(fontsize="x-small")
+    epochs = range(1, len(metrics["towers"]) + 1)
+    for name in (name for name in metrics["towers"][0] if name.endswith(".loss")):
+        losses.plot(epochs, [epoch[name] for epoch in metrics["towers"]], marker=".", label=name.removesuffix(".loss"))
+    for name in ("contrast", "distance"):
+        losses.plot(epochs, metrics["loss"][name], marker=".", label=f"code strings, {name}")
+    losses.set(title="Losses of the index", xlabel="epoch")
+    losses.legend(fontsize="x-small")
+    return png(figure)

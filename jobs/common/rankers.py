@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.common.artefacts import additions_store, by_identity, code_files
+from jobs.common.artefacts import additions_store, by_identity, code_files, method_of
 from jobs.common.settings import Settings
 from jobs.transforms.ranking import RankingTask
 from model.generation import Generation
@@ -30,7 +30,7 @@ def model_task(
         made_of = (by_identity(settings, model.manifest.parents[role]) for role in ("training_set", "behaviour"))
         inputs |= {FUSION: model.path(FUSION), **signal_inputs(*made_of)}
     return RankingTask(
-        settings.method,
+        method_of(model),
         {"config": settings.model_json(), "inputs": inputs},
         code_files(settings, codebook),
         settings.model.decoding.top_k,

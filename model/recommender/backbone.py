@@ -57,14 +57,26 @@ class Subject(NamedTuple):
         return self.model if self.adapted is None else self.adapted.merge_and_unload()  # type: ignore[operator]
 
 
-def build_subject(config: ModelConfig, texts: Sequence[str], centroids_LKD: np.ndarray) -> Subject:
+def build_subject(
+    config: ModelConfig, texts: Sequence[str], centroids_LKD: np.ndarray, user_centroids_LKD: np.ndarray | None = None
+) -> Subject:
     """The same model for the same arguments, on the CPU. ValueError as `build_backbone`."""
     seed = config.finetune.seed
     model, tokenizer = build_backbone(config.backbone, texts, seed)
-    vocabulary = add_codes(model, tokenizer, centroids_LKD, seed)
+    return _subject_of(config, model, tokenizer, add_codes(model, tokenizer, centroids_LKD, seed, user_centroids_LKD))
+
+
+def continued_subject(config: ModelConfig, uri: str) -> Subject:
+    """The model that `save_model` wrote, to be trained on."""
+    return _subject_of(config, *load_model(uri))
+
+
+def _subject_of(
+    config: ModelConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vocabulary: CodeVocabulary
+) -> Subject:
     if config.backbone.dropout:
         _drop_out(model, config.backbone.dropout)
-    torch.manual_seed(seed)  # for LoRA's first weights
+    torch.manual_seed(config.finetune.seed)  # for LoRA's first weights
     adapted = with_lora(model, config.backbone, vocabulary) if config.backbone.lora_rank else None
     return Subject(model, adapted, tokenizer, vocabulary)
 
@@ -92,27 +104,34 @@ def build_backbone(
 
 
 def add_codes(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, centroids_LKD: np.ndarray, seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    centroids_LKD: np.ndarray,
+    seed: int,
+    user_centroids_LKD: np.ndarray | None = None,
 ) -> CodeVocabulary:
     """Give the model a token per code, whose embedding starts as an image of the code's centroid [ours].
 
-    One random projection D -> H serves all levels, because their centroids live in one space; each level is centred and
-    scaled to the RMS of the embedding table.
+    One random projection D -> H serves all levels, because their centroids live in one space (users' have another);
+    each level is centred and scaled to the RMS of the embedding table.
     """
     if model.get_output_embeddings().bias is not None:
         raise ValueError(f"{type(model).__name__} has a bias in its head; only backbones without one are supported.")
-    vocabulary = CodeVocabulary.extend(tokenizer, *centroids_LKD.shape[:2])
+    vocabulary = CodeVocabulary.extend(tokenizer, *centroids_LKD.shape[:2], users=user_centroids_LKD is not None)
     scale = model.get_input_embeddings().weight.square().mean().sqrt().item()  # type: ignore[operator]
     model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size), mean_resizing=False)
     tables: Any = [each.weight for each in (model.get_input_embeddings(), model.get_output_embeddings())]
     generator = torch.Generator().manual_seed(seed)
-    projection_DH = torch.randn(centroids_LKD.shape[2], model.config.hidden_size, generator=generator)
-    with torch.no_grad():
-        for level, centroids_KD in enumerate(centroids_LKD):
+    kinds = [(centroids_LKD, vocabulary.token_ids_LK)]
+    if user_centroids_LKD is not None:
+        kinds.append((user_centroids_LKD, vocabulary.user_ids_LK))
+    for centroids, token_ids_LK in kinds:
+        projection_DH = torch.randn(centroids.shape[2], model.config.hidden_size, generator=generator)
+        for token_ids_K, centroids_KD in zip(token_ids_LK, centroids, strict=True):
             rows_KH = torch.as_tensor(centroids_KD - centroids_KD.mean(axis=0), dtype=torch.float32) @ projection_DH
             rows_KH *= scale / rows_KH.square().mean().sqrt().clamp(min=1e-12)
             for table_VH in tables:
-                table_VH[torch.as_tensor(vocabulary.token_ids_LK[level])] = rows_KH
+                table_VH.data[torch.as_tensor(token_ids_K)] = rows_KH
     return vocabulary
 
 
@@ -122,7 +141,7 @@ def with_lora(model: PreTrainedModel, config: BackboneConfig, vocabulary: CodeVo
     An untied head has rows of its own for the codes, which must learn as well: naming the embeddings alone would leave
     the codes' output rows where they started.
     """
-    rows = vocabulary.token_ids_LK.ravel().tolist()
+    rows = vocabulary.all_ids.ravel().tolist()
     modules = {id(module): name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
     tables = [modules[id(model.get_input_embeddings())]]
     if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
@@ -167,12 +186,17 @@ def save_model(
         tokenizer.save_pretrained(folder)
         fs.makedirs(path, exist_ok=True)
         fs.put(f"{folder}/", f"{path}/", recursive=True)
-    save_json(f"{uri}/{PRECOG}", {"config": asdict(config), "token_ids": vocabulary.token_ids_LK.tolist()})
+    tokens = {"token_ids": vocabulary.token_ids_LK.tolist(), "user_token_ids": vocabulary.user_ids_LK.tolist()}
+    save_json(f"{uri}/{PRECOG}", {"config": asdict(config), **tokens})
 
 
 def load_model(uri: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, CodeVocabulary]:
     """What `save_model` wrote, in float32, ready to rank. ValueError when it is no such folder."""
-    vocabulary = CodeVocabulary(np.asarray(load_json(f"{uri}/{PRECOG}")["token_ids"], np.int64))
+    saved = load_json(f"{uri}/{PRECOG}")
+    of_users = np.asarray(saved.get("user_token_ids", []), np.int64)  # models of before users had codes lack it
+    vocabulary = CodeVocabulary(
+        np.asarray(saved["token_ids"], np.int64), of_users if of_users.size else np.empty((0, 0), np.int64)
+    )
     fs, path = fsspec.url_to_fs(uri)
     if isinstance(fs, LocalFileSystem):
         model, tokenizer = _pretrained(path, revision=None)

@@ -1,6 +1,6 @@
 """What the trainer reads: micro-batches of the mixture, each a function of (seed, epoch, shard, number) alone.
 
-Shapes: B cases, E examples of negative tasks, N items.
+Shapes: B cases, E examples of negative tasks, N items, S code strings, H history items.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import numpy as np
 from model.config import FinetuneConfig, ModelConfig
 from model.data.reader import read_batches, steps_per_epoch
 from model.data.targets import read_windows
-from model.recommender.cases import Cases, Negatives, Windows, draw_cases
-from model.recommender.examples import Batch, Examples, Rows
+from model.recommender.cases import Cases, Negatives, Windows, draw_cases, one_target
+from model.recommender.examples import Examples
 from model.recommender.methods.base import PAD, Ints
+from model.recommender.rows import Batch, Rows, Strings
 from model.recommender.tasks import OF_QUERY, TASKS, Slot, Task
+from model.recommender.users import Buyers, UserCoder, Views, read_prefixes
 
 SAMPLED_BATCHES = 64
 """Of windows, for how popular items are: the training set grows with the users, this must not."""
@@ -31,6 +33,15 @@ class Batches:
         self._sequences = f"{training_set}/sequences"
         self._examples, self._negatives, self._config = examples, negatives, config
         self.tasks = tasks_of(config.finetune)
+        named = any(task.uses({Slot.BUYERS}) for task in self.tasks)
+        self._buyers = Buyers(*read_prefixes(training_set, config.history_items)) if named else None
+        self._views: Views | None = None
+
+    def recode(self, codes_NL: Ints, users: UserCoder | None, views: Views) -> None:
+        """From now on codes are these, in prompts, labels and among negatives, and code strings stand for these."""
+        self._examples.recode(codes_NL, users)
+        self._negatives = self._negatives.recoded(codes_NL)
+        self._views = views
 
     def per_shard(self, shards: int) -> int:
         """Micro-batches of a shard in an epoch, the same for all."""
@@ -60,7 +71,8 @@ class Batches:
             self._rows(task, int(recipe.mixture[task.name] * len(windows.items_BT) + rng.random()), windows, rng)
             for task in self.tasks
         ]
-        batch = self._examples.pack(_with_few_negatives(self.tasks, rows_of_task, rng), recipe.row_tokens)
+        strings = self._strings(windows, rng)
+        batch = self._examples.pack(_with_few_negatives(self.tasks, rows_of_task, rng), recipe.row_tokens, strings)
         if not batch.tokens:
             raise ValueError(
                 "A micro-batch has no example of any task. Raise finetune.batch_size or the shares of finetune.mixture."
@@ -69,7 +81,7 @@ class Batches:
 
     def _rows(self, task: Task, count: int, windows: Windows, rng: np.random.Generator) -> list[Rows]:
         config, items = self._config, self._examples.items
-        cases = draw_cases(task, count, windows, self._negatives, items, config.history_items, rng)
+        cases = draw_cases(task, count, windows, self._negatives, items, config.history_items, rng, self._buyers)
         cases = self._answerable(task, cases)
         wording_B = rng.integers(len(task.templates), size=len(cases))
         return [
@@ -77,6 +89,15 @@ class Batches:
             for number, template in enumerate(task.templates)
             if (wording_B == number).any()
         ]
+
+    def _strings(self, windows: Windows, rng: np.random.Generator) -> Strings | None:
+        """Items drawn at random, and the windows' users as they were before a target."""
+        if self._views is None:
+            return None
+        item_S = rng.integers(len(self._views.text_NE), size=self._config.ttds.strings)
+        _, history_BH, _ = one_target(windows, self._config.history_items, rng)
+        known_B = (history_BH != PAD).any(1)
+        return self._examples.strings(self._views, item_S, history_BH[known_B][: self._config.ttds.strings])
 
     def _answerable(self, task: Task, cases: Cases) -> Cases:
         """Without the cases whose text has no key term to ask for or to tell."""

@@ -4,11 +4,12 @@ Negatives are uniform, by popularity^.75, or of the same first code (hard), a th
 window holds or that its user takes later within the training set [paper: negative sampling; the mixture is ours].
 
 Shapes: B rows, T items of a window, H history items, X items named, O other items, C candidates, N items,
-A attributes.
+A attributes, U buyers.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from model.data.targets import TOO_MANY
 from model.recommender.methods.base import PAD, Bools, Ints
 from model.recommender.tasks import OF_HISTORY, Slot, Task
+from model.recommender.users import NAMED_BUYERS, Buyers
 
 ROUNDS = 8
 """Draws of a negative before its example is given up."""
@@ -47,6 +49,8 @@ class Cases:
     """Whether the candidate is the item."""
     place_B: Ints
     """Of the item among the candidates."""
+    buyers_BUH: Ints
+    """Histories of others who took the item; -1 alone where there are fewer."""
 
     def __len__(self) -> int:
         return len(self.item_B)
@@ -80,10 +84,20 @@ class Negatives:
         """
         weight_N = np.maximum(count_N, 1) ** 0.75
         self._up_to_N = np.cumsum(weight_N / weight_N.sum())
-        self._first_N, self._attributes_NA = first_N, attributes_NA
+        self._attributes_NA = attributes_NA
+        self._by_first_codes(first_N)
+
+    def _by_first_codes(self, first_N: Ints) -> None:
+        self._first_N = first_N
         self._by_first = np.argsort(first_N, kind="stable")
         self._sizes = np.bincount(first_N)
         self._starts = np.cumsum(self._sizes) - self._sizes
+
+    def recoded(self, codes_NL: Ints) -> Negatives:
+        """The same, where items have other codes now."""
+        other = copy.copy(self)
+        other._by_first_codes(codes_NL[:, 0])
+        return other
 
     def draw(self, rng: np.random.Generator, item_B: Ints, never_BX: Ints, others: int) -> Ints:
         """Other items [B,O], different ones, none of them in `never_BX`; -1 where none was found."""
@@ -123,10 +137,12 @@ def draw_cases(
     items: int,
     history_items: int,
     rng: np.random.Generator,
+    buyers: Buyers | None = None,
 ) -> Cases:
     """So many cases of a task: of the windows' targets, or of items drawn at random for a task without a history.
 
-    A case whose negatives were not found is left out, so that there may be fewer.
+    A case whose negatives or buyers were not found is left out, so that there may be fewer. Of a task that tells
+    whose window it is, the targets before the one drawn are context: the user is known by what stands before it.
     """
     none = Windows(*(each[:0] for each in vars(windows).values()))
     if not task.uses(OF_HISTORY):
@@ -140,11 +156,18 @@ def draw_cases(
         if task.others:
             named_B = windows.later_BX[:, 0] != TOO_MANY
             windows = Windows(*(each[named_B] for each in vars(windows).values()))
+        item_B, history_BH, place_B = one_target(windows, history_items, rng)
         if task.uses({Slot.WINDOW}):
-            none = windows
-        item_B, history_BH = _one_target(windows, history_items, rng)
+            none = _from_place(windows, place_B) if task.uses({Slot.USER}) else windows
         never_BX = np.concatenate([windows.items_BT, windows.later_BX], axis=1)
     others_BO = negatives.draw(rng, item_B, never_BX, task.others)
+    buyers_BUH = np.empty((len(item_B), NAMED_BUYERS, 0), np.int64)
+    wanted_B = (others_BO != PAD).all(1)
+    if buyers is not None and task.uses({Slot.BUYERS}):
+        buyers_BUH = buyers.draw(rng, item_B, history_BH)
+        wanted_B &= (buyers_BUH != PAD).any((1, 2))
+    if task.uses({Slot.USER}):
+        wanted_B &= (history_BH != PAD).any(1)
     cases = Cases(
         windows=none,
         history_BH=history_BH,
@@ -152,15 +175,22 @@ def draw_cases(
         others_BO=others_BO,
         is_item_B=rng.random(len(item_B)) < 0.5,
         place_B=rng.integers(task.others + 1, size=len(item_B)),
+        buyers_BUH=buyers_BUH,
     )
-    return cases.where((others_BO != PAD).all(1))
+    return cases.where(wanted_B)
 
 
-def _one_target(windows: Windows, history_items: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """One target [B] of each window, drawn, and the items before it [B,H]."""
+def _from_place(windows: Windows, place_B: Ints) -> Windows:
+    """The windows with the targets from these places on alone."""
+    later_BT = np.arange(windows.items_BT.shape[1]) >= place_B[:, None]
+    return Windows(windows.items_BT, np.where(later_BT, windows.targets_BT, 0), windows.later_BX)
+
+
+def one_target(windows: Windows, history_items: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
+    """One target [B] of each window, drawn, the items before it [B,H], and its place in the window [B]."""
     key_BT = np.where(windows.targets_BT == 1, rng.random(windows.items_BT.shape), -1.0)
     place_B1 = key_BT.argmax(1)[:, None]
     item_B = np.take_along_axis(windows.items_BT, place_B1, 1)[:, 0]
     before_BH = place_B1 - history_items + np.arange(history_items)
     history_BH = np.where(before_BH < 0, PAD, np.take_along_axis(windows.items_BT, before_BH.clip(min=0), 1))
-    return item_B, history_BH
+    return item_B, history_BH, place_B1[:, 0]

@@ -6,8 +6,8 @@ Weights that FSDP shares among processes are gathered first, so that a checkpoin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import fsspec
 import torch
@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from model.data.files import load_tensors, save_tensors
 from model.generation import GenerationStore, Manifest
 from model.processes import Processes
+from model.recommender.dynamic_index import DynamicIndex, named
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 FILE = "state.safetensors"
@@ -37,12 +38,25 @@ class Position:
     ndcg: list[float] = field(default_factory=list)
     best: int = 0
     """Of them: the epoch whose weights are kept."""
+    towers: list[dict[str, float]] = field(default_factory=list)
+    """Mean terms of a dynamic index's towers."""
+    index: dict[str, Any] = field(default_factory=dict)
+    """What the index has to say of itself beside its tensors."""
 
 
 class Checkpoints:
     """Of one model and its optimiser under one key: what would make another training has another key."""
 
-    def __init__(self, root: str, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes):
+    def __init__(
+        self,
+        root: str,
+        key: str,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        processes: Processes,
+        index: DynamicIndex | None = None,
+    ) -> None:
+        self._index = index
         self._store = GenerationStore(root, key)
         self._optimizer, self._processes = optimizer, processes
         self._trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
@@ -64,6 +78,9 @@ class Checkpoints:
             tensors[f"weight.{name}"] = whole(each)
             for moment in MOMENTS:
                 tensors[f"{moment}.{name}"] = whole(self._optimizer.state[each][moment])
+        if self._index is not None:
+            of_index, position.index = self._index.state()
+            tensors |= {f"index.{name}": each for name, each in of_index.items()}
         total = self._processes.sums(*position.sums)
         if not self._processes.first:
             return
@@ -84,16 +101,14 @@ class Checkpoints:
         if not self._processes.first:
             position.sums = []  # the first one has all processes'
         tensors = {name: torch.from_numpy(each) for name, each in load_tensors(newest.path(FILE)).items()}
-        self.put(dict(_named(tensors, "weight.")))
+        self.put(dict(named(tensors, "weight.")))
         for name, each in self._trained.items():
             moments = {moment: _like(tensors[f"{moment}.{name}"], each) for moment in MOMENTS}
             step = torch.tensor(float(position.step), device=each.device)
             self._optimizer.state[each] = {"step": step, **moments}
-        return position, dict(_named(tensors, "best."))
-
-
-def _named(tensors: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
-    return ((name.removeprefix(prefix), each) for name, each in tensors.items() if name.startswith(prefix))
+        if self._index is not None:
+            self._index.load(dict(named(tensors, "index.")), position.index, position.step)
+        return position, dict(named(tensors, "best."))
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ An example is a row of segments: fixed text, words of an item, or codes. Segment
 examples of one template are put together by one concatenation and one shift to the left, with no loop over rows.
 
 Shapes: B rows, X positions of a segment or row, T items of a window, N items, L code levels, F tokens, M labels,
-R packed rows, P positions of a packed row, V key terms.
+R packed rows, P positions of a packed row, V key terms, S code strings, H hidden size, U buyers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -20,7 +20,9 @@ from model.data.packing import pack
 from model.recommender.cases import Cases
 from model.recommender.methods.base import PAD, Bools, Ints
 from model.recommender.queries import INTERESTS, KeyTerms
+from model.recommender.rows import Batch, Rows, Strings
 from model.recommender.tasks import INSTRUCTION, Slot, Template
+from model.recommender.users import NAMED_BUYERS, UserCoder, Views
 from model.recommender.vocabulary import CodeVocabulary
 
 MAX_TITLE_TOKENS, MAX_TEXT_TOKENS, MAX_TERM_TOKENS = 24, 64, 6
@@ -29,49 +31,6 @@ WORDING_TOKENS, MOST_NAMED = 32, 5
 SHOWN_TITLES = 5
 """Of a history that is told in titles."""
 YES, NO = " yes", " no"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Token rows, or a stretch of them. Padding (-1) may stand anywhere in a stretch; in whole rows it is last."""
-
-    ids_BX: Ints
-    is_label_BX: Bools
-    kind_BX: Ints
-    """0 for text, 1 + level for a code."""
-
-    @property
-    def lengths(self) -> Ints:
-        """[B], without padding."""
-        return np.asarray((self.ids_BX != PAD).sum(1))
-
-    def where(self, wanted_B: Bools) -> Rows:
-        """The rows so marked."""
-        return Rows(*(each[wanted_B] for each in vars(self).values()))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Packed rows, and the labels sorted by kind: text tokens first, then the codes of level 0, 1, …"""
-
-    ids_RP: Ints
-    position_RP: Ints
-    block_RP: Ints
-    label_M: Ints
-    """Flat index into R x P of the position that predicts the label, which is the one before it."""
-    target_M: Ints
-    """Token id of the label."""
-    task_M: Ints
-    """Number of the task that the label belongs to."""
-    kind_sizes: tuple[int, ...]
-    """Labels of each kind: [text, level 0, …, level L-1]; their sum is M."""
-    task_tokens: Ints
-    """Tokens of each task."""
-
-    @property
-    def tokens(self) -> int:
-        """Without padding."""
-        return int(self.task_tokens.sum())
 
 
 class Examples:
@@ -87,13 +46,17 @@ class Examples:
         terms: KeyTerms | None = None,
     ) -> None:
         """Titles, texts and key terms are those of all items; prompts for inference need none of them."""
-        self._tokenizer, self._levels = tokenizer, vocabulary.levels
-        self._codes_NL = vocabulary.encode(codes_NL)
+        self._tokenizer, self._vocabulary, self._levels = tokenizer, vocabulary, vocabulary.levels
+        self.recode(codes_NL)
         self.titles_NX = self._encode([f" {title}" for title in titles], MAX_TITLE_TOKENS)
-        self.texts_NX = self._encode([f" {text}" for text in texts], MAX_TEXT_TOKENS)
+        self.texts_NX = text_rows(tokenizer, texts)
         self.terms = terms
         self._terms_VX = self._encode([f" {term}" for term in terms.terms] if terms else [], MAX_TERM_TOKENS)
         self._fixed = cache(self._fixed_text)
+
+    def recode(self, codes_NL: Ints, users: UserCoder | None = None) -> None:
+        """From now on items have these codes, and users theirs, if any."""
+        self._codes_NL, self._users = self._vocabulary.encode(codes_NL), users
 
     @property
     def items(self) -> int:
@@ -101,7 +64,7 @@ class Examples:
 
     def window_tokens(self, items: int) -> int:
         """The most tokens that a prompt of so many items has."""
-        return len(self._fixed(INSTRUCTION)) + self._levels * items
+        return len(self._fixed(INSTRUCTION)) + self._levels * (items + (self._vocabulary.has_users and items > 0))
 
     def longest(self, window_items: int, history_items: int) -> int:
         """The most tokens that an example can have."""
@@ -124,14 +87,33 @@ class Examples:
     def prompts(self, history_BT: Ints) -> tuple[Ints, Ints]:
         """What inference reads behind `shared_prompt`: right-padded token rows [B,X] and their lengths [B], at least 1.
 
-        A history may be empty.
+        A history may be empty; the codes of a user with one stand before it, where users have codes.
         """
-        rows = _left_aligned([self._text(self._fixed(INSTRUCTION)[-1:], len(history_BT)), self._codes(history_BT)])
+        segments = [self._text(self._fixed(INSTRUCTION)[-1:], len(history_BT))]
+        if self._users is not None:
+            segments.append(self._user_codes(history_BT, is_response=False))
+        rows = _left_aligned([*segments, self._codes(history_BT)])
         return rows.ids_BX.clip(min=0), rows.lengths
 
-    def pack(self, rows_of_task: Sequence[Sequence[Rows]], row_tokens: int) -> Batch:
-        """All tasks' rows side by side; see `model.data.packing`."""
+    def user_codes(self, history_BT: Ints) -> Ints | None:
+        """[B,L], -1 for users without a history; None where users have no codes."""
+        return None if self._users is None else self._users.codes(history_BT)
+
+    def strings(self, items: Views, item_S: Ints, history_SH: Ints) -> Strings:
+        """Code strings of items and, where they have codes, of users with these histories, none of them empty."""
+        ids_SL, text_SH = self._codes_NL[item_S], items.text_NE[item_S]
+        if self._users is not None and len(history_SH):
+            of_users_SL = self._vocabulary.encode_users(self._users.codes(history_SH))
+            ids_SL = np.concatenate([ids_SL, of_users_SL])
+            text_SH = np.concatenate([text_SH, items.of_histories(history_SH).text_NE])
+        return Strings(ids_SL, text_SH, np.arange(len(ids_SL)) >= len(item_S), np.empty(0, np.int64))
+
+    def pack(self, rows_of_task: Sequence[Sequence[Rows]], row_tokens: int, strings: Strings | None = None) -> Batch:
+        """All tasks' rows side by side, and behind them the strings; see `model.data.packing`."""
         rows = [each for of_task in rows_of_task for each in of_task]
+        if strings is not None:
+            nothing = np.zeros(strings.ids_SL.shape, np.int64)
+            rows.append(Rows(strings.ids_SL, nothing == 1, nothing))
         layout = pack(np.concatenate([np.empty(0, np.int64), *(each.lengths for each in rows)]), row_tokens)
         ids_F, is_label_F, kind_F = (
             np.concatenate([np.empty(0, np.int64), *(getattr(each, name)[each.ids_BX != PAD] for each in rows)])
@@ -139,6 +121,9 @@ class Examples:
         )
         task_tokens = np.array([sum(int(each.lengths.sum()) for each in of_task) for of_task in rows_of_task])
         task_F = np.repeat(np.arange(len(rows_of_task)), task_tokens)
+        if strings is not None:
+            place_SL = layout.place_F[len(task_F) :].reshape(strings.ids_SL.shape)
+            strings = replace(strings, place_SL=place_SL)
         label_F = np.flatnonzero(is_label_F)
         label_F = label_F[np.argsort(kind_F[label_F], kind="stable")]
         return Batch(
@@ -148,9 +133,15 @@ class Examples:
             label_M=layout.place_F[label_F] - 1,
             target_M=ids_F[label_F],
             task_M=task_F[label_F],
-            kind_sizes=tuple(np.bincount(kind_F[label_F], minlength=1 + self._levels).tolist()),
+            kind_sizes=tuple(np.bincount(kind_F[label_F], minlength=1 + self._kinds).tolist()),
             task_tokens=task_tokens,
+            strings=strings,
         )
+
+    @property
+    def _kinds(self) -> int:
+        """Of code labels."""
+        return len(self._vocabulary.all_ids)
 
     def _segments(self, part: str | Slot, cases: Cases, is_response: bool) -> list[Rows]:
         if not isinstance(part, Slot):
@@ -168,6 +159,10 @@ class Examples:
             Slot.CANDIDATE_TITLE: lambda: [self._text(self.titles_NX[cases.candidate], len(cases))],
             Slot.CANDIDATES: lambda: [self._codes(cases.candidates)],
             Slot.CANDIDATE_TITLES: lambda: self._titles(cases.candidates),
+            Slot.USER: lambda: [self._user_codes(cases.history_BH, is_response)],
+            Slot.BUYERS: lambda: [
+                self._user_codes(cases.buyers_BUH[:, place], is_response) for place in range(NAMED_BUYERS)
+            ],
             Slot.ANSWER: lambda: [self._answer(cases.is_item_B, is_response)],
             Slot.END: lambda: [self._text(np.array([self._tokenizer.eos_token_id]), len(cases), is_response)],
         }
@@ -180,6 +175,13 @@ class Examples:
     def _known_terms(self) -> KeyTerms:
         assert self.terms is not None, "queries need the items' key terms"
         return self.terms
+
+    def _user_codes(self, history_BH: Ints, is_response: bool) -> Rows:
+        assert self._users is not None, "the task needs users' codes"
+        codes_BL = self._users.codes(history_BH)
+        ids_BL = np.where(codes_BL == PAD, PAD, self._vocabulary.encode_users(codes_BL))
+        kind_BL = np.broadcast_to(1 + self._levels + np.arange(self._levels), ids_BL.shape)
+        return Rows(ids_BL, np.full(ids_BL.shape, is_response), kind_BL)
 
     def _codes(self, items_BT: Ints, is_target_BT: Bools | None = None) -> Rows:
         ids_BX = np.where(items_BT[..., None] == PAD, PAD, self._codes_NL[items_BT]).reshape(len(items_BT), -1)
@@ -211,16 +213,25 @@ class Examples:
         return ids_X
 
     def _encode(self, texts: Sequence[str], most: int) -> Ints:
-        """Token ids of texts, padded with -1 [len(texts), X]; a code token's name inside a text stays plain text."""
-        if not texts:
-            return np.empty((0, 0), np.int64)
-        rows = self._tokenizer(
-            list(texts), add_special_tokens=False, split_special_tokens=True, truncation=True, max_length=most
-        )["input_ids"]
-        lengths = np.array([len(row) for row in rows])
-        padded = np.full((len(rows), max(lengths)), PAD, np.int64)
-        padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate([np.asarray(r, np.int64) for r in rows])
-        return padded
+        return _token_rows(self._tokenizer, texts, most)
+
+
+def text_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Ints:
+    """Token ids [N,X] of items' texts as examples hold them, padded with -1 behind."""
+    return _token_rows(tokenizer, [f" {text}" if text else "" for text in texts], MAX_TEXT_TOKENS)
+
+
+def _token_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int) -> Ints:
+    """Token ids of texts, padded with -1 [len(texts), X]; a code token's name inside a text stays plain text."""
+    if not texts:
+        return np.empty((0, 0), np.int64)
+    rows = tokenizer(
+        list(texts), add_special_tokens=False, split_special_tokens=True, truncation=True, max_length=most
+    )["input_ids"]
+    lengths = np.array([len(row) for row in rows])
+    padded = np.full((len(rows), max(lengths)), PAD, np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate([np.asarray(r, np.int64) for r in rows])
+    return padded
 
 
 def _left_aligned(segments: list[Rows]) -> Rows:

@@ -90,6 +90,10 @@ class Fusion:
         place = self.names.index(LANGUAGE_MODEL)
         return short._replace(signals_BCF=np.insert(short.signals_BCF, place, score_BC, axis=2))
 
+    def user_codes(self, users: Users) -> Ints | None:
+        """What the language model calls the users, if it does."""
+        return None if self._language_model is None else self._language_model.user_codes(users)
+
     def blocks(self, users: int) -> Iterator[slice]:
         size = max(1, BLOCK_SCORES // self.items)
         return (slice(start, start + size) for start in range(0, users, size))
@@ -135,7 +139,7 @@ class FusedRanker:
                 ranked = self._cold.rank(some, seen_BS[rows], available_N, k)
                 items_BK[rows], scores_BK[rows] = ranked.items_BK, ranked.scores_BK
         codes_BKL = np.where(items_BK[..., None] == PAD, PAD, self._codes_NL[items_BK])
-        return Ranked(items_BK, codes_BKL, scores_BK)
+        return Ranked(items_BK, codes_BKL, scores_BK, self._fusion.user_codes(users))
 
     def _blocks(self, known_B: Bools) -> Iterator[Ints]:
         known = np.flatnonzero(known_B)

@@ -21,6 +21,7 @@ from model.decoding.trie import Allowed, Available, Listed, Trie
 from model.recommender.backbone import PRECOG, load_model
 from model.recommender.examples import Examples
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users
+from model.recommender.users import UserCoder
 from model.recommender.vocabulary import CodeVocabulary, read_codes
 
 
@@ -64,7 +65,10 @@ class SemanticRanker:
             )
         if torch.cuda.is_available():
             model.to(torch.bfloat16).to("cuda")  # type: ignore[arg-type]
-        return cls.of(model, vocabulary, Examples(tokenizer, vocabulary, codes_NL), codes_NL, config)
+        examples = Examples(tokenizer, vocabulary, codes_NL)
+        if vocabulary.has_users:
+            examples.recode(codes_NL, UserCoder.load(inputs["codebook"], inputs.get("codebook_additions", ())))
+        return cls.of(model, vocabulary, examples, codes_NL, config)
 
     @classmethod
     def of(
@@ -86,7 +90,11 @@ class SemanticRanker:
 
         items_BK, scores_BK = self._searched(users, allowed, max(self._config.decoding.beam_width, k), k)
         codes_BKL = np.where(items_BK[..., None] == PAD, PAD, self.codes_NL[items_BK])
-        return Ranked(items_BK, codes_BKL, scores_BK)
+        return Ranked(items_BK, codes_BKL, scores_BK, self.user_codes(users))
+
+    def user_codes(self, users: Users) -> Ints | None:
+        """[B,L], -1 for users without a history; None of models that have no codes for users."""
+        return self._examples.user_codes(newest(users.history_BH, self._config.history_items))
 
     def score(self, users: Users, items_BC: Ints) -> Floats:
         """Log-probabilities [B,C] (nats) of these items' codes, all different for a user; padding (-1) gets -inf."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from model.evaluation.baselines import POPULARITY
 from model.recommender.methods.base import Method, late
 
@@ -32,6 +34,7 @@ SEMANTIC_CONVERGENCE = Method(
     late("model.recommender.train", "finetune"),
     late("model.recommender.inference", "load_ranker"),
 )
+TTDS = replace(SEMANTIC_CONVERGENCE, name="ttds")  # arXiv 2409.09253: users have codes too, and the index moves
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -43,5 +46,6 @@ METHODS: dict[str, Method] = {
         EASE,
         SASREC,
         SEMANTIC_CONVERGENCE,
+        TTDS,
     )
 }

@@ -16,7 +16,7 @@ from torch import nn
 
 from model.config import Normalisation
 from model.recommender.backbone import Subject
-from model.recommender.examples import Batch
+from model.recommender.rows import Batch
 
 BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12, "L4": 121e12}
 """Dense bfloat16 of the makers' data sheets, by a part of the device's name."""
@@ -70,6 +70,8 @@ class Speed:
     started: float = field(default_factory=time.perf_counter)
     away: float = 0.0
     """Seconds that went into validation and checkpoints."""
+    refreshing: float = 0.0
+    """Seconds that went into renewing a dynamic index."""
 
     @property
     def seconds(self) -> float:
@@ -86,6 +88,7 @@ class Speed:
             "tokens_per_second": self.tokens / self.seconds,
             "mfu": self.flops / self.seconds / self.peak,
             "data_wait": self.waited / self.seconds,
+            "refresh_share": self.refreshing / self.seconds,
         }
 
     def note(self) -> str:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import get_args
 
-from model.config import TaskName
+from model.task_names import TaskName
 
 
 class Family(StrEnum):
     SEQUENTIAL = "sequential"
     TEXTUAL = "textual"
     QUERY = "query"
+    USER = "user"
 
 
 class Slot(StrEnum):
@@ -43,11 +44,16 @@ class Slot(StrEnum):
     CANDIDATE_TITLES = "candidate_titles"
     ANSWER = "answer"
     """Whether the candidate is the item: yes or no."""
+    USER = "user"
+    """Codes of a user with that history: what it was before the item, or before a window's first target."""
+    BUYERS = "buyers"
+    """Codes of other users who took the item, as they were before they did."""
     END = "end"
 
 
-OF_HISTORY = {Slot.WINDOW, Slot.HISTORY, Slot.TITLES, Slot.INTERESTS}
+OF_HISTORY = {Slot.WINDOW, Slot.HISTORY, Slot.TITLES, Slot.INTERESTS, Slot.USER}
 OF_QUERY = {Slot.QUERY, Slot.INTERESTS}
+OF_USER = {Slot.USER, Slot.BUYERS}
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,27 @@ TASKS: dict[TaskName, Task] = {
                 "Query:{query}\nIs{candidate} a match?=>{answer}",
             ),
             others=1,
+        ),
+        Task("next_item_of_user", Family.USER, (INSTRUCTION + "{user}=>{window}",)),
+        Task(
+            "history_to_user",
+            Family.USER,
+            (INSTRUCTION + "{history}\nCustomer:=>{user}", "{history} were taken by=>{user}"),
+        ),
+        Task(
+            "interests_to_user",
+            Family.USER,
+            ("Interests:{interests}\nCustomer:=>{user}", "Who likes{interests}?=>{user}"),
+        ),
+        Task(
+            "user_to_interests",
+            Family.USER,
+            ("Customer:{user}\nInterests:=>{interests}{end}", "What does{user} like?=>{interests}{end}"),
+        ),
+        Task(
+            "buyers_to_user",
+            Family.USER,
+            ("Item:{item}\nTaken by:{buyers}\nAnd by:=>{user}", "{buyers} took{item}. So did:=>{user}"),
         ),
     )
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from model.config import ModelConfig, model_config
 from model.data.files import load_tensors, save_json
 from model.data.reader import read_items
 from model.processes import ALONE, Processes, joined
-from model.recommender.backbone import Subject, build_subject, save_model
+from model.recommender.backbone import Subject, build_subject, continued_subject, save_model
 from model.recommender.batches import Batches, negatives_of
+from model.recommender.dynamic_index import DynamicIndex
 from model.recommender.examples import Examples
+from model.recommender.methods.base import START, Ints
 from model.recommender.queries import KeyTerms
 from model.recommender.trainer import Trainer
+from model.recommender.users import UserCoder
 from model.recommender.validation import Validation
 from model.recommender.vocabulary import read_codes
 
@@ -33,8 +37,8 @@ from model.recommender.vocabulary import read_codes
 def finetune(request: dict[str, Any]) -> dict[str, Any]:
     """Train, save, and return the metrics: losses by task and epoch, parameters, steps; and this process's "speed".
 
-    `request`: {"config": ModelConfig as JSON, "inputs": {"training_set": URI, "codebook": URI}, "output": URI,
-    "checkpoints": URI of a folder, optional}.
+    `request`: {"config": ModelConfig as JSON, "inputs": {"training_set": URI, "codebook": URI, "start": URI of a model
+    to go on from, optional: the second stage of TTDS}, "output": URI, "checkpoints": URI of a folder, optional}.
     Raises ValueError for settings that do not fit together, RuntimeError when the loss is no longer finite.
     """
     with joined() as processes:
@@ -43,6 +47,8 @@ def finetune(request: dict[str, Any]) -> dict[str, Any]:
 
 def _finetune(request: dict[str, Any], processes: Processes) -> dict[str, Any]:
     config, inputs = model_config(request["config"]), request["inputs"]
+    if START in inputs:
+        config = second_stage(config)
     trainer = prepare(config, inputs, processes, request.get("checkpoints"))
     metrics = trainer.run()
     weights = trainer.checkpoints.weights()
@@ -65,15 +71,42 @@ def prepare(
     titles, texts = (items[name].to_pylist() for name in ("title", "text"))
     codes_NL = read_codes([inputs["codebook"]], subject.vocabulary.levels)
     examples = Examples(subject.tokenizer, subject.vocabulary, codes_NL, titles, texts, KeyTerms.of(texts))
+    if subject.vocabulary.has_users:
+        examples.recode(codes_NL, UserCoder.load(inputs["codebook"], []))
+    return trainer_of(config, inputs, subject, examples, codes_NL, processes, checkpoints)
+
+
+def trainer_of(
+    config: ModelConfig,
+    inputs: dict[str, str],
+    subject: Subject,
+    examples: Examples,
+    codes_NL: Ints,
+    processes: Processes,
+    checkpoints: str | None,
+    index: DynamicIndex | None = None,
+) -> Trainer:
     _check_lengths(config, examples, subject.model)
     negatives = negatives_of(inputs["training_set"], codes_NL, examples)
     batches = Batches(inputs["training_set"], examples, negatives, config)
     validation = Validation(inputs["training_set"], subject, examples, codes_NL, config)
-    return Trainer(config, inputs, subject, batches, validation, processes, checkpoints)
+    return Trainer(config, inputs, subject, batches, validation, processes, checkpoints, index)
+
+
+def second_stage(config: ModelConfig) -> ModelConfig:
+    """Of TTDS: the settings of the fine-tuning that goes on with frozen codes [code: a tenth of the learning rate]."""
+    finetune = with_user_tasks(config).finetune
+    return replace(config, finetune=replace(finetune, learning_rate=config.ttds.second_stage * finetune.learning_rate))
+
+
+def with_user_tasks(config: ModelConfig) -> ModelConfig:
+    return replace(config, finetune=replace(config.finetune, mixture=config.finetune.mixture | config.ttds.mixture))
 
 
 def _subject(config: ModelConfig, inputs: dict[str, str]) -> Subject:
     """The model as it is before training."""
+    if START in inputs:
+        return continued_subject(config, inputs[START])
     texts = read_items(f"{inputs['training_set']}/items", ["text"])["text"].to_pylist()
     centroids_LKD = load_tensors(f"{inputs['codebook']}/codebook.safetensors")["centroids_LKP"]
     return build_subject(config, texts, centroids_LKD)

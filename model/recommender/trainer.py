@@ -4,13 +4,17 @@ The recipe is LC-Rec's [code]: AdamW, warm-up, cosine, the loss on responses onl
 target position in it [ours]. All that is random is drawn anew for each micro-batch from (seed, epoch, shard, number).
 On a CPU one request gives the same weights, killed and resumed or not; as many shards do on any number of processes.
 
-Shapes: Y tasks.
+With a dynamic index [paper: TTDS] the codes of items and users are renewed between two steps, and batches are read
+ahead no further than to there.
+
+Shapes: Y tasks, and behind them the terms of code strings where there are any.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -19,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
@@ -31,9 +35,11 @@ from model.progress import Progress
 from model.recommender.backbone import Subject
 from model.recommender.batches import Batches
 from model.recommender.checkpoint import Checkpoints, Position, whole
-from model.recommender.examples import Batch
-from model.recommender.loss import AlignmentLoss, TensorBatch
+from model.recommender.dynamic_index import DynamicIndex
+from model.recommender.loss import AlignmentLoss, TensorBatch, weighted
+from model.recommender.rows import STRING_TERMS, Batch
 from model.recommender.speed import Cost, Speed, peak_flops
+from model.recommender.tasks import Slot
 from model.recommender.validation import Validation
 from model.schedule import warmup_cosine
 
@@ -60,16 +66,21 @@ class Trainer:
         validation: Validation,
         processes: Processes,
         checkpoints: str | None,
+        index: DynamicIndex | None = None,
     ) -> None:
         recipe, model = config.finetune, subject.model
         self.recipe, self.subject, self.batches, self.validation = recipe, subject, batches, validation
+        self.index, self.ttds = index, config.ttds
         self.processes, self.shards = processes, _shards(recipe, processes)
         self.own_shards = range(processes.rank, self.shards, processes.world_size)
-        self.names = [task.name for task in batches.tasks]
+        self.names: list[str] = [task.name for task in batches.tasks]
+        self.of_window_Y = torch.tensor([task.uses({Slot.WINDOW}) for task in batches.tasks], device=processes.device)
+        if index is not None:
+            self.names += STRING_TERMS
         self.micro_batches = batches.per_shard(self.shards) * len(self.own_shards)
         """Of an epoch, for each process."""
         self.steps = recipe.epochs * -(-self.micro_batches // recipe.accumulation)
-        loss = AlignmentLoss(model, subject.vocabulary, recipe.normalisation, len(self.names))
+        loss = AlignmentLoss(model, subject.vocabulary, recipe.normalisation, len(batches.tasks))
         layers: Any = getattr(model.base_model, "layers", ())
         self.loss = processes.shard(loss, layers) if recipe.parallel == "fsdp" else processes.wrap(loss)
         if recipe.compile:
@@ -79,9 +90,10 @@ class Trainer:
         self.cost = Cost(subject, recipe.normalisation)
         self.save_every = recipe.checkpoint_steps if checkpoints else 0
         key = digest([asdict(config), inputs, self.shards])
-        self.checkpoints = Checkpoints(checkpoints or "", key, model, self.optimizer, processes)
+        self.checkpoints = Checkpoints(checkpoints or "", key, model, self.optimizer, processes, index)
         restored = self.checkpoints.restore() if self.save_every else None
         self.position, self.best = (Position(), {}) if restored is None else restored
+        self._recode()
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the metrics. The model then has the best epoch's weights."""
@@ -91,17 +103,19 @@ class Trainer:
         progress.advance(position.step, "" if position.step == 0 else "done before")
         while position.epoch < recipe.epochs and not self._given_up():
             self.subject.model.train()
-            micros, waited = Prefetched(self._micros()), self.speed.waited
-            for micro_batches in _in_steps(iter(micros), recipe.accumulation):
-                sums_3Y = self._step(micro_batches, recipe.learning_rate * learning_rate(position.step))
-                position.sums = (np.array(position.sums or np.zeros_like(sums_3Y)) + sums_3Y).tolist()
-                position.step += 1
-                position.micro += len(micro_batches)
-                self.speed.waited = waited + micros.waited
-                progress.advance(note=self._note(sums_3Y))
-                if self.save_every and position.step % self.save_every == 0:
-                    with self.speed.paused():
-                        self.checkpoints.save(position, self.best)
+            while position.micro < self.micro_batches:
+                self._refresh_if_due()
+                micros, waited = Prefetched(self._micros(self._next_stop())), self.speed.waited
+                for micro_batches in _in_steps(iter(micros), recipe.accumulation):
+                    sums_3Y = self._step(micro_batches, recipe.learning_rate * learning_rate(position.step))
+                    position.sums = (np.array(position.sums or np.zeros_like(sums_3Y)) + sums_3Y).tolist()
+                    position.step += 1
+                    position.micro += len(micro_batches)
+                    self.speed.waited = waited + micros.waited
+                    progress.advance(note=self._note(sums_3Y))
+                    if self.save_every and position.step % self.save_every == 0:
+                        with self.speed.paused():
+                            self.checkpoints.save(position, self.best)
             with self.speed.paused():
                 self._finish_epoch()
         progress.close()
@@ -109,12 +123,32 @@ class Trainer:
             self.checkpoints.put(self.best)
         return self._metrics()
 
-    def _micros(self) -> Iterator[Micro]:
-        """The rest of this epoch's micro-batches, from this process's shards in turn."""
+    def _refresh_if_due(self) -> None:
+        if self.index is not None and self.index.due(self.position.step):
+            started = time.perf_counter()
+            self.index.refresh(self.subject.model, self.loss, self.position.step)
+            self._recode()
+            self.speed.refreshing += time.perf_counter() - started
+
+    def _recode(self) -> None:
+        """Prompts, labels, negatives and validation with the index as it is now."""
+        if self.index is not None:
+            self.batches.recode(self.index.codes_NL, self.index.users, self.index.views)
+            self.validation.codes_NL = self.index.codes_NL
+
+    def _next_stop(self) -> int:
+        """Micro-batches of this epoch until the index is renewed: none after it may be read before."""
+        if self.index is None or not self.ttds.refresh_steps:
+            return self.micro_batches
+        steps = self.ttds.refresh_steps - self.position.step % self.ttds.refresh_steps
+        return min(self.micro_batches, self.position.micro + steps * self.recipe.accumulation)
+
+    def _micros(self, stop: int) -> Iterator[Micro]:
+        """This epoch's micro-batches from where we are up to that one, from this process's shards in turn."""
         own, epoch, done = self.own_shards, self.position.epoch, self.position.micro
         first = {shard: len(range(place, done, len(own))) for place, shard in enumerate(own)}
         streams = {shard: self.batches.read(epoch, shard, self.shards, skip=first[shard]) for shard in own}
-        for micro in range(done, self.micro_batches):
+        for micro in range(done, stop):
             number, place = divmod(micro, len(own))
             yield Micro(own[place], number, next(streams[own[place]]))
 
@@ -125,8 +159,7 @@ class Trainer:
             last = place == len(micro_batches) - 1
             with self._without_exchange() if not last else nullcontext():
                 losses_Y = self._backward(micro, 1 / len(micro_batches))
-            labels_Y = np.bincount(micro.batch.task_M, minlength=len(self.names))
-            sums_3Y += [losses_Y, labels_Y, micro.batch.task_tokens]
+            sums_3Y += [losses_Y, micro.batch.labels, micro.batch.tokens_of]
             self.speed.tokens += micro.batch.tokens
             self.speed.flops += self.cost.of(micro.batch)
         norm = whole(nn.utils.clip_grad_norm_(self.subject.model.parameters(), self.recipe.max_grad_norm))
@@ -136,6 +169,8 @@ class Trainer:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.index is not None:
+            self.index.step(self.position.step)
         return sums_3Y
 
     def _backward(self, micro: Micro, share: float) -> np.ndarray:
@@ -144,15 +179,9 @@ class Trainer:
         torch.manual_seed(_drawn_seed(self.recipe.seed, self.position.epoch, micro.shard, micro.number))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             losses_Y = self.loss(TensorBatch.of(micro.batch, device))
-        (share * self._weighted(losses_Y, micro.batch)).backward()
+        labels_Y = torch.from_numpy(micro.batch.labels).to(device)
+        (share * weighted(losses_Y, labels_Y, self.of_window_Y, self.recipe, self.ttds)).backward()
         return np.asarray(losses_Y.detach().double().cpu())
-
-    def _weighted(self, losses_Y: Tensor, batch: Batch) -> Tensor:
-        """The mean over next_item's labels, and beside it the weighted mean over all others'."""
-        labels_Y = torch.from_numpy(np.bincount(batch.task_M, minlength=len(self.names))).to(losses_Y.device)
-        main_Y = torch.tensor([name == "next_item" for name in self.names], device=losses_Y.device)
-        main, others = (losses_Y[of_Y].sum() / labels_Y[of_Y].sum().clamp(min=1) for of_Y in (main_Y, ~main_Y))
-        return main + self.recipe.auxiliary_weight * others
 
     def _without_exchange(self) -> Any:
         """Gradients stay in their process: those of the step's last micro-batch take them along."""
@@ -166,6 +195,8 @@ class Trainer:
         position.loss.append((losses_Y / np.maximum(labels_Y, 1)).tolist())
         position.tokens.append(tokens_Y.tolist())
         position.epoch, position.micro, position.sums = position.epoch + 1, 0, []
+        if self.index is not None:
+            position.towers.append(self.index.close_epoch())
         if self.validation.cases and self.recipe.patience:
             ndcg, error = self.processes.means(*self.validation.score(self.loss))
             position.ndcg.append(ndcg)
@@ -182,7 +213,7 @@ class Trainer:
     def _metrics(self) -> dict[str, Any]:
         tokens_Y = np.sum(self.position.tokens, axis=0)
         parameters = list(self.subject.model.parameters())
-        return {
+        metrics = {
             "parameters": sum(each.numel() for each in parameters),
             "trained_parameters": sum(each.numel() for each in parameters if each.requires_grad),
             "steps": self.position.step,
@@ -191,6 +222,9 @@ class Trainer:
             "validation_ndcg10": self.position.ndcg,
             "best_epoch": self.position.best + 1 if self.position.ndcg else self.position.epoch,
         }
+        if self.index is not None:
+            metrics |= {"towers": self.position.towers, "renewals": self.index.churn}
+        return metrics
 
     def _note(self, sums_3Y: np.ndarray) -> str:
         losses_Y, labels_Y, _ = sums_3Y

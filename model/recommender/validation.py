@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from model.config import ModelConfig
 from model.data.reader import read_table
 from model.evaluation.metrics import ndcg, rank_of_target
+from model.processes import gathered
 from model.recommender.backbone import Subject
 from model.recommender.examples import Examples
 from model.recommender.inference import SemanticRanker
@@ -31,7 +31,7 @@ class Validation:
         history_F = rows["items"].combine_chunks().flatten().to_numpy().astype(np.int64)
         self._history_CH = history_F.reshape(self.cases, config.history_items)
         self._target_C = rows["target"].to_numpy().astype(np.int64)
-        self._subject, self._examples, self._codes_NL, self._config = subject, examples, codes_NL, config
+        self._subject, self._examples, self.codes_NL, self._config = subject, examples, codes_NL, config
 
     def score(self, trained: nn.Module) -> tuple[float, float]:
         """NDCG@10 of the model as it is now, and its standard error. Every process takes part and finds the same.
@@ -40,13 +40,10 @@ class Validation:
         """
         model = self._subject.model
         model.eval()
-        if isinstance(trained, FSDPModule):
-            trained.unshard()  # the embeddings and the head; layers gather their own
-        ranker = SemanticRanker.of(model, self._subject.vocabulary, self._examples, self._codes_NL, self._config)
-        users = Users([""] * self.cases, self._history_CH)
-        ranked = ranker.rank(users, self._history_CH, np.ones(len(self._codes_NL), bool), K)
-        if isinstance(trained, FSDPModule):
-            trained.reshard()
+        with gathered(trained):
+            ranker = SemanticRanker.of(model, self._subject.vocabulary, self._examples, self.codes_NL, self._config)
+            users = Users([""] * self.cases, self._history_CH)
+            ranked = ranker.rank(users, self._history_CH, np.ones(len(self.codes_NL), bool), K)
         model.train()
         ndcg_C = ndcg(rank_of_target(ranked.items_BK, self._target_C), K)
         return float(ndcg_C.mean()), float(ndcg_C.std() / np.sqrt(len(ndcg_C)))

@@ -15,7 +15,6 @@ vectors among them, W near prefixes.
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from model.tokenizer.quantizer import (
     Floats,
@@ -133,6 +132,8 @@ def _choose_last_codes(residual_NP: Floats, prefix_N: Ints, last_KP: Floats, tak
     taken_M = np.sort(fold(taken_ML, codes))
     _, place_N, claims = np.unique(wanted_N, return_inverse=True, return_counts=True)
     contested_N = (claims[place_N] > 1) | np.isin(wanted_N, taken_M)
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  (only giving codes needs it)
+
     order_N = np.argsort(prefix_N, kind="stable")
     for prefix in np.unique(prefix_N[contested_N]):
         low, high = np.searchsorted(prefix_N[order_N], [prefix, prefix + 1])

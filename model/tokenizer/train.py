@@ -40,33 +40,50 @@ def train_tokenizer(request: dict[str, Any]) -> dict[str, Any]:
     Raises ValueError when the inputs are not about the same items, or the catalogue is larger than the code space.
     """
     config, inputs = model_config(request["config"]).tokenizer, request["inputs"]
-    items = read_items(f"{inputs['training_set']}/items", ["item_id", "title", "text_hash"])
-    item_ids = items["item_id"].to_pylist()
+    item_ids = read_items(f"{inputs['training_set']}/items", ["item_id"])["item_id"].to_pylist()
     text_NE = load_tensors(inputs["text_vectors"])["vectors"]
     if len(text_NE) != len(item_ids):
         raise ValueError(f"{inputs['text_vectors']} has {len(text_NE)} vectors for {len(item_ids)} items. Embed again.")
-    if read_items(f"{inputs['behaviour']}/items.parquet", ["item_id"])["item_id"].to_pylist() != item_ids:
-        raise ValueError(f"{inputs['behaviour']} is about other items than {inputs['training_set']}. Train it again.")
-    behaviour = load_tensors(f"{inputs['behaviour']}/vectors.safetensors")
-    behaviour_ND, has_behaviour_N = behaviour["vectors"], behaviour["count"] > 0
-
+    behaviour_ND, has_behaviour_N = read_behaviour(inputs, item_ids)
     codebook = Codebook.train(config, item_ids, text_NE, behaviour_ND, has_behaviour_N)
     x_NP = codebook.inputs(text_NE, behaviour_ND, has_behaviour_N)
     codes_NL = codebook.assign(item_ids, x_NP, np.empty((0, config.levels), np.int64))
-    user_E, item_E = read_targets(inputs["training_set"], SAMPLED_BATCHES)
+    return write_codebook(request["output"], codebook, inputs["training_set"], x_NP, codes_NL, has_behaviour_N)
+
+
+def read_behaviour(inputs: dict[str, str], item_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors [N,D] of the behaviour encoder, and which items have behaviour [N]. ValueError for other items."""
+    if read_items(f"{inputs['behaviour']}/items.parquet", ["item_id"])["item_id"].to_pylist() != item_ids:
+        raise ValueError(f"{inputs['behaviour']} is about other items than {inputs['training_set']}. Train it again.")
+    behaviour = load_tensors(f"{inputs['behaviour']}/vectors.safetensors")
+    return behaviour["vectors"], behaviour["count"] > 0
+
+
+def write_codebook(
+    output: str,
+    codebook: Codebook,
+    training_set: str,
+    x_NP: np.ndarray,
+    codes_NL: Ints,
+    has_behaviour_N: np.ndarray,
+) -> dict[str, Any]:
+    """Everything of a codebook's folder; returns the health figures. `x_NP`: the codebook's inputs of the items."""
+    config = codebook.config
+    items = read_items(f"{training_set}/items", ["item_id", "title", "text_hash"])
+    user_E, item_E = read_targets(training_set, SAMPLED_BATCHES)
     figures = health(codebook, x_NP, codes_NL) | {
         "items_with_behaviour": int(has_behaviour_N.sum()),
         # On what the encoder saw: whether codes keep what the vectors know, not whether that is true.
-        "neighbours": preservation(codes_NL, *together(user_E, item_E, len(item_ids))),
+        "neighbours": preservation(codes_NL, *together(user_E, item_E, len(codes_NL))),
         "reserve": reserve(codes_NL, config.codes_per_level),
         "tree": tree(codes_NL),
         "examples": examples(x_NP, codes_NL, items["title"].to_pylist()),
     }
-
-    save_tensors(f"{request['output']}/picture.safetensors", {"place": picture(x_NP), "first": codes_NL[:, 0].copy()})
-    codebook.save(request["output"])
-    write_item_codes(f"{request['output']}/{ITEMS_FILE}", item_ids, items["text_hash"].to_pylist(), codes_NL)
-    save_json(f"{request['output']}/health.json", figures)
+    save_tensors(f"{output}/picture.safetensors", {"place": picture(x_NP), "first": codes_NL[:, 0].copy()})
+    codebook.save(output)
+    item_ids, text_hashes = (items[name].to_pylist() for name in ("item_id", "text_hash"))
+    write_item_codes(f"{output}/{ITEMS_FILE}", item_ids, text_hashes, codes_NL)
+    save_json(f"{output}/health.json", figures)
     return figures
 
 

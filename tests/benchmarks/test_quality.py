@@ -52,9 +52,10 @@ def tiny(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(
         config,
         behaviour=dataclasses.replace(config.behaviour, dim=8, epochs=1),
-        tokenizer=TokenizerConfig(codes_per_level=4, input_dim=4),
+        tokenizer=TokenizerConfig(codes_per_level=4, input_dim=4, epochs=13, latent_dim=4, hidden_dim=8),
         backbone=BackboneConfig(hidden_size=16, layers=1, heads=2, intermediate_size=16, text_vocabulary=280),
         finetune=dataclasses.replace(config.finetune, epochs=1),
+        ttds=dataclasses.replace(config.ttds, epochs=1, refresh_steps=1),
     )
 
 
@@ -72,8 +73,10 @@ def test_our_rows_come_from_one_recipe_each_step_made_once(
     table = bench.table({run.label: bench.lists(run) for run in runs})
     assert table["reference"] == MAIN
     assert set(table["methods"]) == {"popularity", *OURS}
-    made = {name: len(list((tmp_path / "quality" / name).glob("*/manifest.json"))) for name in ("behaviour", "model")}
-    assert made == {"behaviour": 2, "model": 1}  # with texts and without; one language model for two rows
+    steps = ("behaviour", "codebook", "model")
+    made = {name: len(list((tmp_path / "quality" / name).glob("*/manifest.json"))) for name in steps}
+    # With texts and without, the codebook of each and the one that moved; a language model for two rows of a method.
+    assert made == {"behaviour": 2, "codebook": 3, "model": 2}
     names = [figure.name for figure in figures_of("tiny", table, {})]
     assert {"quality.tiny.ratio", "quality.tiny.p_value", "quality.tiny.llm_ratio"} <= set(names)
 

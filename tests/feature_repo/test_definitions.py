@@ -69,6 +69,7 @@ def test_production_keeps_its_registry_in_a_database_named_by_the_environment(
         event_types={"click": {}},
         feast={"repo": str(REPO), "config": "feature_store_production.yaml"},
     )
+    monkeypatch.delenv("PRECOG_REDIS", raising=False)  # tests of the other store may have left it
     with pytest.raises(ValueError, match=r"production\.yaml reads PRECOG_FEAST_REGISTRY, PRECOG_REDIS from the env"):
         apply(settings)
     monkeypatch.setenv("PRECOG_FEAST_REGISTRY", f"sqlite:///{tmp_path}/elsewhere.db")

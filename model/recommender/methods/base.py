@@ -17,6 +17,11 @@ import numpy.typing as npt
 PAD = -1
 """Fills item-index arrays behind their last item."""
 
+START = "start"
+"""Among a training's inputs: the model that it goes on from."""
+LANGUAGE_MODEL = "language_model"
+"""Folder of a TTDS codebook with the model that it was made with: where its second stage starts."""
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.config import BackboneConfig, DecodingConfig, FinetuneConfig, ModelConfig
+from model.config import BackboneConfig, DecodingConfig, FinetuneConfig, ModelConfig, TokenizerConfig
 from model.data.files import save_table, save_tensors
 from model.data.targets import LATER_ITEMS
 from model.recommender.methods.base import Ints
+from model.recommender.users import UserCoder, Views
+from model.tokenizer.codebook import Codebook
 
 ITEMS, WINDOWS, WINDOW, CASES = 30, 96, 8, 10
 LEVELS, CODES = 4, 8
@@ -44,12 +46,22 @@ def code_table(codes_NL: Ints, first_index: int = 0) -> pa.Table:
     return pa.table(columns | {f"code_{level}": codes_NL[:, level].astype(np.int32) for level in range(LEVELS)})
 
 
+def user_coder(items: int, seed: int = 0) -> UserCoder:
+    """Codes of users over items about which random things are known; every fifth has no behaviour."""
+    rng = np.random.default_rng(seed)
+    text_NE, behaviour_ND = (rng.normal(size=(items, dim)).astype(np.float32) for dim in (6, 4))
+    views = Views(text_NE, behaviour_ND, np.arange(items) % 5 > 0)
+    config = TokenizerConfig(levels=LEVELS, codes_per_level=CODES, input_dim=4)
+    return UserCoder(Codebook.train(config, [str(item) for item in range(items)], *views), views)
+
+
 def write_inputs(folder: Path) -> dict[str, str]:
     """A training set and a codebook as the steps before write them."""
     titles = [f"{COLOURS[i % 5]} {THINGS[i % 6]}, part {i}" for i in range(ITEMS)]
     ids = [f"i{i}" for i in range(ITEMS)]
     index = pa.array(range(ITEMS), pa.int32())
-    items = pa.table({"item_index": index, "item_id": ids, "title": titles, "text": titles})
+    hashes = pa.array([""] * ITEMS)
+    items = pa.table({"item_index": index, "item_id": ids, "title": titles, "text": titles, "text_hash": hashes})
     save_table(f"{folder}/training_set/items/part-0.parquet", items)
     rng = np.random.default_rng(0)
     length = rng.integers(2, WINDOW + 1, WINDOWS)
@@ -71,6 +83,12 @@ def write_inputs(folder: Path) -> dict[str, str]:
     history, target = cases[:, :-1], cases[:, -1]
     validation = {"items": pa.array(history.tolist(), lists), "target": pa.array(target, pa.int32())}
     save_table(f"{folder}/training_set/validation/part-0.parquet", pa.table(validation))
+    angle_N = np.arange(ITEMS) / ITEMS * 2 * np.pi
+    on_circle_ND = np.stack([np.cos(angle_N), np.sin(angle_N)], axis=1).astype(np.float32)
+    save_tensors(
+        f"{folder}/behaviour/vectors.safetensors", {"vectors": on_circle_ND, "count": np.ones(ITEMS, np.int64)}
+    )
+    save_table(f"{folder}/behaviour/items.parquet", pa.table({"item_index": index, "item_id": ids}))
     save_table(f"{folder}/codebook/items.parquet", code_table(item_codes(ITEMS)))
     save_tensors(f"{folder}/codebook/codebook.safetensors", {"centroids_LKP": rng.normal(size=(LEVELS, CODES, 6))})
     return {"training_set": str(folder / "training_set"), "codebook": str(folder / "codebook")}

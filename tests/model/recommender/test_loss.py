@@ -11,11 +11,12 @@ from model.config import BackboneConfig, Normalisation
 from model.recommender import loss as loss_module
 from model.recommender.backbone import add_codes, build_backbone
 from model.recommender.batches import Batches, negatives_of
-from model.recommender.examples import Batch, Examples
+from model.recommender.examples import Examples
 from model.recommender.loss import AlignmentLoss, TensorBatch, within_blocks
 from model.recommender.queries import KeyTerms
-from model.recommender.tasks import TASKS
+from model.recommender.rows import Batch
 from model.recommender.vocabulary import CodeVocabulary
+from model.task_names import default_mixture
 from tests.model.recommender.conftest import CODES, COLOURS, CONFIG, ITEMS, LEVELS, THINGS, item_codes
 
 TITLES = [f"{COLOURS[i % 5]} {THINGS[i % 6]}" for i in range(ITEMS)]
@@ -56,9 +57,10 @@ def test_the_loss_is_the_plain_softmax_of_each_example_alone(
     model, vocabulary, examples = subject
     batch = micro_batch(inputs, examples)
     tensors = TensorBatch.of(batch, torch.device("cpu"))
-    found_Y = AlignmentLoss(model, vocabulary, normalisation, len(TASKS))(tensors)
+    tasks = len(default_mixture())
+    found_Y = AlignmentLoss(model, vocabulary, normalisation, tasks)(tensors)
     rows_of = {token: row for row in vocabulary.token_ids_LK.tolist() for token in row}
-    expected_Y = torch.zeros(len(TASKS))
+    expected_Y = torch.zeros(tasks)
     block_F, position_F, ids_F = (each.flatten() for each in (tensors.block_RP, tensors.position_RP, tensors.ids_RP))
     alone = {block: model(ids_F[block_F == block][None]).logits[0] for block in block_F.unique().tolist() if block}
     for label, token, task in zip(tensors.label_M, tensors.target_M.tolist(), tensors.task_M, strict=True):
@@ -77,7 +79,7 @@ def test_many_labels_go_in_pieces_to_the_same_gradient(
     for most in (10_000, 7):
         monkeypatch.setattr(loss_module, "LABELS_AT_A_TIME", most)
         model.zero_grad()
-        AlignmentLoss(model, vocabulary, "vocabulary", len(TASKS))(tensors).sum().backward()
+        AlignmentLoss(model, vocabulary, "vocabulary", len(default_mixture()))(tensors).sum().backward()
         gradients.append({name: each.grad.clone() for name, each in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-4, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -9,14 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import BackboneConfig, TaskName
+from model.config import BackboneConfig
 from model.recommender.backbone import END_TOKEN, build_backbone
 from model.recommender.cases import Cases, Windows
-from model.recommender.examples import MAX_TITLE_TOKENS, Batch, Examples
+from model.recommender.examples import MAX_TITLE_TOKENS, Examples
 from model.recommender.queries import KeyTerms
+from model.recommender.rows import Batch
 from model.recommender.tasks import INSTRUCTION, TASKS, Slot, Task, Template
 from model.recommender.vocabulary import LEVEL_LETTERS, CodeVocabulary
-from tests.model.recommender.conftest import CODES, LEVELS, item_codes
+from model.task_names import TaskName
+from tests.model.recommender.conftest import CODES, LEVELS, item_codes, user_coder
 
 WOODS, KINDS = ("oak", "ash", "elm"), ("lamp", "desk", "bed")
 TITLES = [f"A{' very' * (item % 4)} fine {WOODS[item % 3]}" for item in range(9)] + ["A <u_3> <end> spoof"]
@@ -24,14 +27,17 @@ TEXTS = [f"{WOODS[item % 3]} {KINDS[item // 3]}" for item in range(9)] + ["all o
 SPOOF = 9
 CODES_NL = item_codes(len(TITLES))
 ROW = 512
+USERS = user_coder(len(TITLES))
 
 
 def build() -> tuple[Examples, CodeVocabulary]:
     tiny = BackboneConfig(hidden_size=8, layers=1, heads=2, intermediate_size=8, text_vocabulary=320)
     _, tokenizer = build_backbone(tiny, TITLES + TEXTS, seed=0)
-    vocabulary = CodeVocabulary.extend(tokenizer, LEVELS, CODES)
+    vocabulary = CodeVocabulary.extend(tokenizer, LEVELS, CODES, users=True)
     terms = KeyTerms.of(TEXTS + [""] * 10)  # or each word would be too common
-    return Examples(tokenizer, vocabulary, CODES_NL, TITLES, TEXTS, terms), vocabulary
+    examples = Examples(tokenizer, vocabulary, CODES_NL, TITLES, TEXTS, terms)
+    examples.recode(CODES_NL, USERS)
+    return examples, vocabulary
 
 
 EXAMPLES, VOCABULARY = build()
@@ -44,20 +50,36 @@ def code(*items: int) -> str:
     return "".join(f"<{letter}_{CODES_NL[item, level]}>" for item in items for level, letter in enumerate(letters))
 
 
+def user(*items: int) -> str:
+    """Whoever has that history."""
+    letters = LEVEL_LETTERS[:LEVELS]
+    codes_L = USERS.codes(np.array([items]))[0]
+    return "".join(f"<user_{letter}_{number}>" for letter, number in zip(letters, codes_L, strict=True))
+
+
 def case(item: int, others: int, *, history: tuple[int, ...] = (4, 1, 7), right: bool = False, place: int = 1) -> Cases:
     """One case; its window is the history with its last item as a target, and the item, a target too."""
     row = [*history, item]
     windows = Windows(np.array([row]), np.array([([0] * len(row) + [1, 1])[-len(row) :]]), np.empty((1, 0), np.int64))
     others_BO = np.array([[2, 5, 8][:others]], np.int64).reshape(1, others)
-    return Cases(windows, np.array([[-1, *history]]), np.array([item]), others_BO, np.array([right]), np.array([place]))
+    buyers_BUH = np.array([[[0, 2], [-1, 5], [-1, -1]]])
+    return Cases(
+        windows,
+        np.array([[-1, *history]]),
+        np.array([item]),
+        others_BO,
+        np.array([right]),
+        np.array([place]),
+        buyers_BUH,
+    )
 
 
 def read(batch: Batch) -> tuple[str, str]:
     """All that the one example reads, and its labels in order; checks where labels stand and how they are sorted."""
     assert (batch.ids_RP.flat[batch.label_M + 1] == batch.target_M).all()
     assert (batch.block_RP.flat[batch.label_M] == batch.block_RP.flat[batch.label_M + 1]).all()
-    level_of = {token: 1 + level for level, tokens in enumerate(VOCABULARY.token_ids_LK.tolist()) for token in tokens}
-    kinds = np.repeat(np.arange(1 + LEVELS), batch.kind_sizes).tolist()
+    level_of = {token: 1 + level for level, tokens in enumerate(VOCABULARY.all_ids.tolist()) for token in tokens}
+    kinds = np.repeat(np.arange(1 + 2 * LEVELS), batch.kind_sizes).tolist()
     assert kinds == [level_of.get(token, 0) for token in batch.target_M.tolist()]
     order = np.argsort(batch.label_M)
     whole = batch.ids_RP[0][batch.block_RP[0] == 1]
@@ -90,6 +112,11 @@ GOLDEN: dict[TaskName, tuple[str, str]] = {
     "history_and_query_to_item": (f"Items in order:{code(4, 1, 7)}\nLooking for: oak desk\nNext:", code(3)),
     "history_to_interests": (f"Items in order:{code(4, 1, 7)}\nInterests:", " ash bed desk lamp<end>"),
     "query_fits": (f"Looking for: oak desk\nItem:{code(2)}\nFits?", " no"),
+    "next_item_of_user": (f"Items in order:{user(4, 1, 7)}{code(4, 1)}", code(7, 3)),
+    "history_to_user": (f"Items in order:{code(4, 1, 7)}\nCustomer:", user(4, 1, 7)),
+    "interests_to_user": ("Interests: ash bed desk lamp\nCustomer:", user(4, 1, 7)),
+    "user_to_interests": (f"Customer:{user(4, 1, 7)}\nInterests:", " ash bed desk lamp<end>"),
+    "buyers_to_user": (f"Item:{code(3)}\nTaken by:{user(0, 2)}{user(5)}\nAnd by:", user(4, 1, 7)),
 }
 
 
@@ -144,9 +171,9 @@ def test_a_window_labels_the_codes_of_its_targets_and_nothing_else(rows: list[li
             items_BT[row, place], targets_BT[row, place] = item, is_target
     nothing = np.empty((len(rows), 0), np.int64)
     zeros = np.zeros(len(rows), np.int64)
-    cases = Cases(Windows(items_BT, targets_BT, nothing), nothing, zeros, nothing, zeros == 1, zeros)
+    cases = Cases(Windows(items_BT, targets_BT, nothing), nothing, zeros, nothing, zeros == 1, zeros, nothing)
     batch = example(TASKS["next_item"].templates[0], cases)
-    level_M = np.repeat(np.arange(-1, LEVELS), batch.kind_sizes)
+    level_M = np.repeat(np.arange(-1, 2 * LEVELS), batch.kind_sizes)
     assert (level_M >= 0).all()
     found = []
     for flat, token, level in zip(batch.label_M, batch.target_M, level_M, strict=True):
@@ -173,7 +200,10 @@ def test_inference_reads_what_training_reads() -> None:
     assert (length_B + len(shared)).tolist() == [EXAMPLES.window_tokens(len(history)) for history in histories]
     for ids_X, length, history in zip(ids_BX, length_B, histories, strict=True):
         read = [*shared, *ids_X[:length].tolist()]
-        whole = example(TASKS["next_item"].templates[0], case(0, 0, history=(*history, 6)))
+        window = case(0, 0, history=(*history, 6))
+        known = replace(window, history_BH=np.array([history]))
+        template = TASKS["next_item_of_user" if history else "next_item"].templates[0]
+        whole = example(template, known if history else window)
         # Of the window [history, 6, 0] all before the first label, the first code of 6.
         assert whole.ids_RP[0, : len(read)].tolist() == read
         assert whole.label_M.min() == len(read) - 1
@@ -191,6 +221,15 @@ def test_a_title_cannot_speak_in_code_tokens(task: Task, template: Template) -> 
         assert str(TOKENIZER.decode(spoken[start : start + LEVELS])) in own
     end = TOKENIZER.convert_tokens_to_ids(END_TOKEN)
     assert tokens.count(end) == (Slot.END in template.response)
+
+
+def test_without_codes_of_users_prompts_begin_with_the_items() -> None:
+    plain = Examples(TOKENIZER, VOCABULARY, CODES_NL)
+    ids_BX, length_B = plain.prompts(np.array([[3, 1]]))
+    read = [*plain.shared_prompt.tolist(), *ids_BX[0, : length_B[0]].tolist()]
+    whole = example(TASKS["next_item"].templates[0], case(0, 0, history=(3, 1, 6)))
+    assert whole.ids_RP[0, : len(read)].tolist() == read
+    assert plain.user_codes(np.array([[3, 1]])) is None
 
 
 def test_long_titles_are_cut() -> None:

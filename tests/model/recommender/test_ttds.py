@@ -1,0 +1,230 @@
+"""TTDS from its first stage to its lists, on the circle; the index that moves, killed, resumed and on two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from model.config import TokenizerConfig, model_config
+from model.processes import ALONE
+from model.recommender import trainer, ttds
+from model.recommender.backbone import load_model
+from model.recommender.dynamic_index import moved
+from model.recommender.inference import load_ranker
+from model.recommender.loss import string_losses
+from model.recommender.methods.base import LANGUAGE_MODEL, START, Users
+from model.recommender.states import text_states
+from model.recommender.train import finetune
+from model.recommender.users import USERS_FOLDER, VIEWS_FILE
+from model.recommender.vocabulary import read_codes
+from model.tokenizer.codebook import Codebook
+from tests.model.recommender.conftest import CODES, ITEMS, LEVELS
+
+ROOT = Path(__file__).parents[3]
+TOWERS = {"levels": LEVELS, "codes_per_level": CODES, "epochs": 14, "latent_dim": 8, "hidden_dim": 16, "batch_size": 16}
+MOVING = {"epochs": 2, "refresh_steps": 3, "hysteresis": 0.02, "strings": 8}
+Request = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def stage_one(request_of: Request, inputs: dict[str, str]) -> Request:
+    def make(name: str = "codebook", **changes: dict[str, Any]) -> dict[str, Any]:
+        settings = {"tokenizer": TOWERS, "ttds": MOVING, **changes}
+        request = request_of(
+            name, **{part: TOWERS | settings[part] if part == "tokenizer" else settings[part] for part in settings}
+        )
+        behaviour = str(Path(inputs["training_set"]).parent / "behaviour")
+        return request | {"inputs": {"training_set": inputs["training_set"], "behaviour": behaviour}}
+
+    return make
+
+
+def tokenized(request: dict[str, Any]) -> dict[str, Any]:
+    """The metrics without the speed, which is the machine's."""
+    metrics = ttds.tokenize(request)
+    metrics.pop("speed")
+    return metrics
+
+
+def files(folder: str) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()
+    }
+
+
+def test_both_stages_end_in_lists_of_items_and_codes_of_users(stage_one: Request, tmp_path: Path) -> None:
+    request = stage_one(finetune={"epochs": 2, "learning_rate": 1e-2, "batch_size": 16})
+    metrics = tokenized(request)
+    codebook = request["output"]
+    terms = {"reconstruction", "cross", "kl", "quantisation", "coarse", "fine", "loss"}
+    assert set(metrics["towers"][0]) == {f"{tower}.{term}" for tower in ("items", "users") for term in terms}
+    assert {"next_item", "next_item_of_user", "buyers_to_user", "contrast", "distance"} <= set(metrics["loss"])
+    assert metrics["loss"]["next_item"][-1] < metrics["loss"]["next_item"][0]
+    assert [each["step"] for each in metrics["renewals"]] == [3, 6, 9, 12]
+    assert any(each["same_code"] < 1 for each in metrics["renewals"])
+    codes_NL = read_codes([codebook], LEVELS)
+    assert len(np.unique(codes_NL, axis=0)) == ITEMS
+
+    inputs = request["inputs"] | {"codebook": codebook, START: f"{codebook}/{LANGUAGE_MODEL}"}
+    model = str(tmp_path / "model")
+    second = finetune(request | {"inputs": inputs, "output": model})
+    assert second["loss"]["next_item"][-1] < metrics["loss"]["next_item"][0]
+    assert "contrast" not in second["loss"]
+    trained = json.loads(Path(model, "precog.json").read_text())["config"]
+    assert trained["finetune"]["learning_rate"] == pytest.approx(1e-3)
+
+    ranker = load_ranker({"config": request["config"], "inputs": {"model": model, "codebook": codebook}})
+    history_BH = np.array([[3, 4, 5], [7, -1, -1], [-1, -1, -1]])
+    ranked = ranker.rank(Users(["a", "b", "c"], history_BH), history_BH, np.ones(ITEMS, bool), 4)
+    assert (ranked.codes_BKL == codes_NL[ranked.items_BK]).all()
+    assert ranked.user_codes_BL is not None
+    assert (ranked.user_codes_BL[:2] >= 0).all()
+    assert (ranked.user_codes_BL[2] == -1).all()
+
+
+def test_without_tasks_for_users_there_are_no_codes_for_them(stage_one: Request) -> None:
+    request = stage_one(ttds=MOVING | {"mixture": {}, "epochs": 1})
+    metrics = tokenized(request)
+    assert not any(name.startswith("users.") for name in metrics["towers"][0])
+    assert not Path(request["output"], USERS_FOLDER).exists()
+    assert not load_model(f"{request['output']}/{LANGUAGE_MODEL}")[2].has_users
+
+
+def test_an_index_that_is_never_renewed_stays(stage_one: Request) -> None:
+    request = stage_one(ttds=MOVING | {"refresh_steps": 0, "epochs": 1})
+    metrics = tokenized(request)
+    assert metrics["renewals"] == []
+    config = ttds.first_stage(model_config(request["config"]))
+    start = ttds.prepare(config, request["inputs"], ALONE).index
+    assert start is not None
+    assert np.array_equal(read_codes([request["output"]], LEVELS), start.codes_NL)
+
+
+@pytest.mark.parametrize("killed_at", [2, 3, 4, 9], ids=["before", "at", "after a renewal", "late"])
+def test_a_killed_training_goes_on_to_the_same_end(
+    stage_one: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    recipe = {"checkpoint_steps": 1, "batch_size": 16}
+    undisturbed = stage_one("undisturbed", finetune=recipe)
+    expected = tokenized(undisturbed)
+    request = stage_one("resumed", finetune=recipe) | {"checkpoints": str(tmp_path / "kept")}
+    step, done = trainer.Trainer._step, []
+
+    def dies(self: trainer.Trainer, *arguments: Any) -> Any:
+        done.append(1)
+        if len(done) == killed_at:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(trainer.Trainer, "_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        ttds.tokenize(request)
+    assert tokenized(request) == expected
+    assert len(done) < killed_at + expected["steps"], "it began anew"
+    assert files(request["output"]) == files(undisturbed["output"])
+
+
+def test_two_processes_hold_one_index(stage_one: Request, tmp_path: Path) -> None:
+    """As many shards on one process and on two: the same codes at each renewal, the same model."""
+    alone = stage_one("alone", finetune={"shards": 2, "accumulation": 2, "batch_size": 8})
+    both = stage_one("both", finetune={"shards": 2, "accumulation": 1, "batch_size": 8})
+    expected = tokenized(alone)
+    Path(tmp_path / "request.json").write_text(json.dumps(both))
+    code = (
+        "import json, sys, torch.distributed as dist\n"
+        "from model.recommender import ttds\n"
+        "from model.recommender.dynamic_index import DynamicIndex\n"
+        "refresh = DynamicIndex.refresh\n"
+        "def checked(self, *arguments):\n"
+        "    refresh(self, *arguments)\n"
+        "    held = [None] * dist.get_world_size()\n"
+        "    dist.all_gather_object(held, self.codes_NL.tolist())\n"
+        "    assert held[0] == held[1], 'the processes hold different codes'\n"
+        "DynamicIndex.refresh = checked\n"
+        "ttds.tokenize(json.load(open(sys.argv[1])))\n"
+    )
+    Path(tmp_path / "two.py").write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "two.py"), str(tmp_path / "request.json")],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert np.array_equal(read_codes([both["output"]], LEVELS), read_codes([alone["output"]], LEVELS))
+    one, two = (load_file(f"{each['output']}/{LANGUAGE_MODEL}/model.safetensors") for each in (alone, both))
+    for name, tensor in one.items():
+        np.testing.assert_allclose(two[name], tensor, atol=2e-5)
+    assert expected["renewals"]
+
+
+def test_states_of_texts_do_not_depend_on_their_packing(stage_one: Request) -> None:
+    request = stage_one(ttds=MOVING | {"epochs": 1})
+    tokenized(request)
+    model, tokenizer, _ = load_model(f"{request['output']}/{LANGUAGE_MODEL}")
+    texts = ["Amber anchor", "", "Dark drum, part 3 and a good deal more", "Blue"]
+    found_NH = ttds.item_states(request["output"], texts)
+    for text, state_H in zip(texts, found_NH, strict=True):
+        if not text:
+            assert not state_H.any()
+            continue
+        ids = torch.tensor([tokenizer(f" {text}", add_special_tokens=False)["input_ids"]])
+        with torch.no_grad():
+            mean_H = model.base_model(input_ids=ids).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(state_H, mean_H.numpy(), atol=1e-5)
+    known = load_file(f"{request['output']}/{VIEWS_FILE}")
+    assert known["text"].shape == (ITEMS, found_NH.shape[1])
+    assert not text_states(model, np.full((2, 3), -1), 8).any()
+
+
+def codebook_of(x_NP: np.ndarray) -> Codebook:
+    config = TokenizerConfig(levels=2, codes_per_level=4, input_dim=2)
+    ids = [f"{row:02}" for row in range(len(x_NP))]
+    return Codebook.train(config, ids, x_NP, x_NP, np.ones(len(x_NP), bool))
+
+
+def test_an_item_moves_only_where_it_is_nearer_by_the_margin() -> None:
+    rng = np.random.default_rng(0)
+    x_NE = rng.normal(size=(12, 2))
+    codebook = codebook_of(x_NE)
+    x_NP = codebook.inputs(x_NE, x_NE, np.ones(12, bool))
+    assigned_NL = codebook.assign([f"{row:02}" for row in range(12)], x_NP, np.empty((0, 2), np.int64))
+    assert np.array_equal(moved(codebook, x_NP, assigned_NL, hysteresis=0.99), assigned_NL)
+    shuffled_NL = assigned_NL[rng.permutation(12)]
+    after_NL = moved(codebook, x_NP, shuffled_NL, hysteresis=0.1)
+    assert len(np.unique(after_NL, axis=0)) == 12
+    went_N = (after_NL != shuffled_NL).any(1)
+    assert went_N.any()
+    taken = {tuple(code) for code in shuffled_NL.tolist()}
+    assert not any(tuple(code) in taken for code in after_NL[went_N].tolist())
+    away = [((x_NP - codebook.rebuilt(codes_NL)) ** 2).sum(1) for codes_NL in (shuffled_NL, after_NL)]
+    assert (away[1][went_N] < 0.9 * away[0][went_N]).all()
+
+
+def test_code_strings_are_told_from_those_of_their_kind() -> None:
+    state_SH, text_SH = torch.tensor([[1.0, 0], [0, 2], [3, 0]]), torch.tensor([[1.0, 0], [0, 1], [0, 1]])
+    is_user_S = torch.tensor([False, False, True])
+    contrast, distance = string_losses(state_SH, text_SH, is_user_S, temperature=0.5).tolist()
+    # The two items have cosines 1 with their own and 0 with the other's text; the user has nobody to be taken for.
+    assert contrast == pytest.approx(2 * np.log(1 + np.exp(-2)))
+    assert distance == pytest.approx(0 + 1 / 2 + (9 + 1) / 2)
+
+
+def test_users_without_any_history_cannot_have_codes(stage_one: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = np.empty(0, np.int64), np.empty((0, 5), np.int64)
+    monkeypatch.setattr(ttds, "read_prefixes", lambda *_: none)
+    with pytest.raises(ValueError, match=r"Empty ttds\.mixture"):
+        ttds.tokenize(stage_one())

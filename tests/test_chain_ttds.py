@@ -1,0 +1,86 @@
+"""A lake whose live model is Semantic Convergence's changes its method: the same steps, judged side by side, served."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.common.artefacts import live_model
+from jobs.common.contracts import daily_table
+from jobs.common.feature_store import open_store
+from jobs.common.settings import load_settings
+from tests.shop import CHAIN, ITEMS, LAST, USERS, Shop
+
+METHOD = """
+method = "ttds"
+[model.ttds]
+epochs = 1
+refresh_steps = 4
+strings = 8
+"""
+TOWERS = """[model.tokenizer]
+epochs = 20
+latent_dim = 8
+hidden_dim = 16
+batch_size = 32
+"""
+STEPS = ("train_tokenizer", "encode_items", "finetune", "evaluate", "promote", "recommend", "publish", "report")
+
+
+@pytest.fixture(scope="module")
+def changed(shop: Shop, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """The shop's lake, all steps from the tokenizer on made again with the other method."""
+    lake = tmp_path_factory.mktemp("changed") / "lake"
+    shutil.copytree(shop.settings.lake_uri, lake)
+    text = Path(shop.settings_file).read_text().replace(shop.settings.lake_uri, str(lake))
+    method, towers = METHOD.split("[", 1)
+    file = lake / "settings.toml"
+    file.write_text(method + text.replace("[model.tokenizer]\n", TOWERS) + "[" + towers)
+    other = Shop(str(file), load_settings(str(file)), {})
+    for step in CHAIN:
+        if step.name in STEPS:
+            step.run(other.settings_file)
+    return other
+
+
+def test_the_new_method_was_judged_beside_the_old_one_and_is_live(shop: Shop, changed: Shop) -> None:
+    evaluation = changed.newest("evaluation").manifest
+    assert evaluation.parents["champion"] == "model/temporal/000001"  # the live one's, which saw nothing of the test
+    assert evaluation.parents["challenger"] == "model/temporal/000002"
+    assert {"challenger", "champion"} <= set(evaluation.metrics["methods"])
+    assert evaluation.metrics["beyond"]["challenger"]["lists"]["invalid_rate"] == 0
+    model = live_model(changed.settings).manifest
+    assert model.settings["method"] == "ttds"
+    assert live_model(shop.settings).manifest.settings["method"] == "semantic_convergence"
+
+
+def test_later_items_have_codes_by_the_states_of_their_texts(changed: Shop) -> None:
+    additions = changed.newest("codebook_additions/codebook-temporal-000002")
+    assert additions.manifest.counts == {"items": 4}
+    codes = pq.read_table(additions.path("items.parquet"))
+    assert codes.num_rows == 4
+    assert pq.read_table(changed.newest("codebook/temporal").path("items.parquet")).num_rows == ITEMS - 4
+
+
+def test_apps_read_lists_and_teams_read_codes_of_users(changed: Shop, spark: SparkSession) -> None:
+    model = live_model(changed.settings)
+    rows = changed.online()
+    assert all(row["model_version"] == model.identity for row in rows[:-1])
+    assert all(row["source"] == "model" for row in rows[:-1])
+    ids = [f"u{user:02}" for user in range(USERS)] + ["nobody"]
+    features = ["user_codes:codes", "user_codes:codebook_version"]
+    found = open_store(changed.settings).get_online_features(features, [{"user_id": one} for one in ids]).to_dict()
+    stored = daily_table(changed.settings, "recommendations").read(spark, LAST.date(), LAST.date())
+    expected = {row.user_id: row.user_codes for row in stored.collect()}
+    assert found["codes"] == [*(expected[one] for one in ids[:-1]), None]
+    assert all(len(code.split("-")) == 4 for code in found["codes"][:-1])
+    assert set(found["codebook_version"][:-1]) == {model.manifest.parents["codebook"]}
+
+
+def test_the_report_shows_how_the_index_moved(changed: Shop) -> None:
+    page = Path(changed.newest("report").path("report.html")).read_text()
+    assert "How the index moved" in page
