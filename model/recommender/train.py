@@ -32,6 +32,7 @@ from model.recommender.trainer import Trainer
 from model.recommender.users import UserCoder
 from model.recommender.validation import Validation
 from model.recommender.vocabulary import read_codes
+from model.task_names import USER_TASKS
 
 
 def finetune(request: dict[str, Any]) -> dict[str, Any]:
@@ -86,6 +87,7 @@ def trainer_of(
     checkpoints: str | None,
     index: DynamicIndex | None = None,
 ) -> Trainer:
+    _check_users(config, subject)
     _check_lengths(config, examples, subject.model)
     negatives = negatives_of(inputs["training_set"], codes_NL, examples)
     batches = Batches(inputs["training_set"], examples, negatives, config)
@@ -110,6 +112,14 @@ def _subject(config: ModelConfig, inputs: dict[str, str]) -> Subject:
     texts = read_items(f"{inputs['training_set']}/items", ["text"])["text"].to_pylist()
     centroids_LKD = load_tensors(f"{inputs['codebook']}/codebook.safetensors")["centroids_LKP"]
     return build_subject(config, texts, centroids_LKD)
+
+
+def _check_users(config: ModelConfig, subject: Subject) -> None:
+    asked = [name for name in USER_TASKS if config.finetune.mixture.get(name, 0) > 0]
+    if asked and not subject.vocabulary.has_users:
+        raise ValueError(
+            f"finetune.mixture: {', '.join(asked)}, but users have no codes: leave them out, or set method to ttds."
+        )
 
 
 def _check_lengths(config: ModelConfig, examples: Examples, model: PreTrainedModel) -> None:

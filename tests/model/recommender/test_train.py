@@ -134,6 +134,11 @@ def test_without_patience_nothing_is_decoded(request_of: Request) -> None:
     assert metrics["validation_ndcg10"] == []
 
 
+def test_tasks_of_users_need_codes_for_them(request_of: Request) -> None:
+    with pytest.raises(ValueError, match=r"next_item_of_user, but users have no codes: .* method to ttds"):
+        finetune(request_of(finetune={"mixture": {"next_item": 1.0, "next_item_of_user": 0.5}}))
+
+
 def test_a_diverging_run_names_its_batch(request_of: Request) -> None:
     with pytest.raises(RuntimeError, match=r"epoch 1, step \d+: batch \d+ of shard 0, seed 0.*finetune.learning_rate"):
         finetune(request_of(finetune={"learning_rate": 1e30, "warmup_share": 0.0, "max_grad_norm": 1e30}))
