@@ -35,6 +35,11 @@ def stored_view(entity: Entity, source: SparkSource, description: str, fields: l
     )
 
 
+CODE_FIELDS = [
+    Field(name="codes", dtype=String, description='The code "u-v-x-y".'),
+    Field(name="codebook_version", dtype=String, description="Identity of the codebook."),
+]
+
 user_history = stored_view(
     user,
     user_history_source,
@@ -66,19 +71,13 @@ item_codes = stored_view(
     item,
     item_codes_source,
     "An item's code in the live codebook.",
-    [
-        Field(name="codes", dtype=String, description='The code "u-v-x-y".'),
-        Field(name="codebook_version", dtype=String, description="Identity of the codebook."),
-    ],
+    CODE_FIELDS,
 )
 user_codes = stored_view(
     user,
     user_codes_source,
     "A user's own code, of methods that give users codes; many users may share one. Null for users who have none.",
-    [
-        Field(name="codes", dtype=String, description='The code "u-v-x-y".'),
-        Field(name="codebook_version", dtype=String, description="Identity of the codebook."),
-    ],
+    CODE_FIELDS,
 )
 user_recommendations = stored_view(
     user,

@@ -94,7 +94,8 @@ class Batches:
         """Items drawn at random, and the windows' users as they were before a target."""
         if self._views is None:
             return None
-        item_S = rng.integers(len(self._views.text_NE), size=self._config.ttds.strings)
+        items = len(self._views.text_NE)
+        item_S = rng.choice(items, min(self._config.ttds.strings, items), replace=False)  # each has to be told apart
         _, history_BH, _ = one_target(windows, self._config.history_items, rng)
         known_B = (history_BH != PAD).any(1)
         return self._examples.strings(self._views, item_S, history_BH[known_B][: self._config.ttds.strings])

@@ -16,6 +16,7 @@ from model.config import BackboneConfig, DecodingConfig, FinetuneConfig, ModelCo
 from model.data.files import save_table, save_tensors
 from model.data.targets import LATER_ITEMS
 from model.recommender.methods.base import Ints
+from model.recommender.trainer import Trainer
 from model.recommender.users import UserCoder, Views
 from model.tokenizer.codebook import Codebook
 
@@ -109,3 +110,24 @@ def request_of(inputs: dict[str, str], tmp_path: Path) -> Callable[..., dict[str
         return {"config": asdict(config), "inputs": inputs, "output": str(tmp_path / name)}
 
     return make
+
+
+@pytest.fixture
+def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], list[int]]:
+    """kill(at, train): train until that step begins; a list of the steps begun, which grows with later ones."""
+
+    def until(at: int, train: Callable[[], object]) -> list[int]:
+        step, begun = Trainer._step, []
+
+        def dies(self: Trainer, *arguments: Any) -> Any:
+            begun.append(self.position.step)
+            if len(begun) == at:
+                raise KeyboardInterrupt
+            return step(self, *arguments)
+
+        monkeypatch.setattr(Trainer, "_step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+        return begun
+
+    return until

@@ -20,6 +20,7 @@ from model.recommender.train import finetune
 from model.task_names import default_mixture
 
 Request = Callable[..., dict[str, Any]]
+Kill = Callable[[int, Callable[[], object]], list[int]]
 ROOT = Path(__file__).parents[3]
 LORA = {"lora_rank": 4, "lora_dropout": 0.2}
 
@@ -79,23 +80,13 @@ def test_a_family_alone_learns_and_its_losses_are_known(request_of: Request, fam
 
 @pytest.mark.parametrize(("killed_at", "backbone"), [(3, {}), (8, LORA), (12, {})], ids=["early", "lora", "late"])
 def test_a_killed_training_goes_on_to_the_same_end(
-    request_of: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: dict[str, Any], killed_at: int
+    request_of: Request, tmp_path: Path, kill: Kill, backbone: dict[str, Any], killed_at: int
 ) -> None:
     recipe = {"epochs": 3, "checkpoint_steps": 2, "accumulation": 2, "batch_size": 8}
     undisturbed = request_of("undisturbed", finetune=recipe, backbone=backbone)
     expected = trained(undisturbed)
     request = request_of("resumed", finetune=recipe, backbone=backbone) | {"checkpoints": str(tmp_path / "kept")}
-    step, done = trainer.Trainer._step, []
-
-    def dies(self: trainer.Trainer, *arguments: Any) -> Any:
-        done.append(1)
-        if len(done) == killed_at:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    monkeypatch.setattr(trainer.Trainer, "_step", dies)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(request)
+    done = kill(killed_at, lambda: finetune(request))
     assert trained(request) == expected
     assert len(done) < killed_at + expected["steps"], "it began anew"
     for name, tensor in weights(undisturbed).items():

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from model.config import TokenizerConfig, model_config
 from model.processes import ALONE
-from model.recommender import trainer, ttds
+from model.recommender import ttds
 from model.recommender.backbone import load_model
 from model.recommender.dynamic_index import moved
 from model.recommender.inference import load_ranker
@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[3]
 TOWERS = {"levels": LEVELS, "codes_per_level": CODES, "epochs": 14, "latent_dim": 8, "hidden_dim": 16, "batch_size": 16}
 MOVING = {"epochs": 2, "refresh_steps": 3, "hysteresis": 0.02, "strings": 8}
 Request = Callable[..., dict[str, Any]]
+Kill = Callable[[int, Callable[[], object]], list[int]]
 
 
 @pytest.fixture
@@ -112,23 +113,13 @@ def test_an_index_that_is_never_renewed_stays(stage_one: Request) -> None:
 
 @pytest.mark.parametrize("killed_at", [2, 3, 4, 9], ids=["before", "at", "after a renewal", "late"])
 def test_a_killed_training_goes_on_to_the_same_end(
-    stage_one: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+    stage_one: Request, tmp_path: Path, kill: Kill, killed_at: int
 ) -> None:
     recipe = {"checkpoint_steps": 1, "batch_size": 16}
     undisturbed = stage_one("undisturbed", finetune=recipe)
     expected = tokenized(undisturbed)
     request = stage_one("resumed", finetune=recipe) | {"checkpoints": str(tmp_path / "kept")}
-    step, done = trainer.Trainer._step, []
-
-    def dies(self: trainer.Trainer, *arguments: Any) -> Any:
-        done.append(1)
-        if len(done) == killed_at:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    monkeypatch.setattr(trainer.Trainer, "_step", dies)
-    with pytest.raises(KeyboardInterrupt):
-        ttds.tokenize(request)
+    done = kill(killed_at, lambda: ttds.tokenize(request))
     assert tokenized(request) == expected
     assert len(done) < killed_at + expected["steps"], "it began anew"
     assert files(request["output"]) == files(undisturbed["output"])

@@ -9,74 +9,50 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import TokenizerConfig
 from model.tokenizer.autoencoder import Autoencoder, train_autoencoder
 from model.tokenizer.codebook import Codebook
 from model.tokenizer.health import health
 from model.tokenizer.residual import sinkhorn
+from tests.model.tokenizer.conftest import IDS, ITEMS, NONE, TRAINED
 
-CONFIG = TokenizerConfig(
-    kind="autoencoder",
-    levels=3,
-    codes_per_level=8,
-    input_dim=6,
-    text_weight=0.0,
-    hidden_dim=16,
-    latent_dim=4,
-    epochs=40,
-    batch_size=64,
-    learning_rate=5e-3,
-    check_every=4,
-)
-ITEMS = 200
-NONE = np.empty((0, 3), np.int64)
+CONFIG = dataclasses.replace(TRAINED, kind="autoencoder", input_dim=6, text_weight=0.0)
 
 
 @pytest.fixture(scope="module")
-def vectors() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Text [N,10] in eight groups, behaviour [N,6] that follows from it, and which items have behaviour."""
-    rng = np.random.default_rng(0)
-    group_N = rng.integers(0, 8, ITEMS)
-    text_NE = rng.normal(size=(8, 10))[group_N] + 0.2 * rng.normal(size=(ITEMS, 10))
-    behaviour_ND = text_NE @ rng.normal(size=(10, 6)) + 0.1 * rng.normal(size=(ITEMS, 6))
-    return text_NE.astype(np.float32), behaviour_ND.astype(np.float32), rng.random(ITEMS) < 0.9
+def codebook(grouped: tuple[np.ndarray, ...]) -> Codebook:
+    return Codebook.train(CONFIG, IDS, *grouped)
 
 
-@pytest.fixture(scope="module")
-def codebook(vectors: tuple[np.ndarray, ...]) -> Codebook:
-    return Codebook.train(CONFIG, [f"{i:03}" for i in range(ITEMS)], *vectors)
-
-
-def test_codes_rebuild_the_inputs(codebook: Codebook, vectors: tuple[np.ndarray, ...]) -> None:
-    x_NP = codebook.inputs(*vectors)
-    codes_NL = codebook.assign([f"{i:03}" for i in range(ITEMS)], x_NP, NONE)
+def test_codes_rebuild_the_inputs(codebook: Codebook, grouped: tuple[np.ndarray, ...]) -> None:
+    x_NP = codebook.inputs(*grouped)
+    codes_NL = codebook.assign(IDS, x_NP, NONE)
     figures = health(codebook, x_NP, codes_NL)
     assert figures["collisions_after"] == 0
     assert figures["reconstruction_error"] < 0.25 * figures["variance"]
     assert all(level["codes_used"] == 8 for level in figures["levels"])
 
 
-def test_any_order_gives_the_same_codes(codebook: Codebook, vectors: tuple[np.ndarray, ...]) -> None:
-    ids = np.array([f"{i:03}" for i in range(ITEMS)])
+def test_any_order_gives_the_same_codes(codebook: Codebook, grouped: tuple[np.ndarray, ...]) -> None:
+    ids = np.array(IDS)
     order = np.random.default_rng(1).permutation(ITEMS)
-    again = Codebook.train(CONFIG, list(ids[order]), *(each[order] for each in vectors))
+    again = Codebook.train(CONFIG, list(ids[order]), *(each[order] for each in grouped))
     np.testing.assert_array_equal(again.centroids_LKZ, codebook.centroids_LKZ)
-    shuffled_NL = again.assign(list(ids[order]), again.inputs(*(each[order] for each in vectors)), NONE)
-    np.testing.assert_array_equal(shuffled_NL, codebook.assign(list(ids), codebook.inputs(*vectors), NONE)[order])
+    shuffled_NL = again.assign(list(ids[order]), again.inputs(*(each[order] for each in grouped)), NONE)
+    np.testing.assert_array_equal(shuffled_NL, codebook.assign(list(ids), codebook.inputs(*grouped), NONE)[order])
 
 
 def test_a_saved_codebook_gives_the_same_codes(
-    codebook: Codebook, vectors: tuple[np.ndarray, ...], tmp_path: Path
+    codebook: Codebook, grouped: tuple[np.ndarray, ...], tmp_path: Path
 ) -> None:
     codebook.save(str(tmp_path))
     loaded = Codebook.load(str(tmp_path))
     new = ["new 1", "new 2"]
-    added = [each.append(new, vectors[0][:2], NONE) for each in (codebook, loaded)]
+    added = [each.append(new, grouped[0][:2], NONE) for each in (codebook, loaded)]
     np.testing.assert_array_equal(*added)
 
 
-def test_alignment_brings_codes_and_texts_together(vectors: tuple[np.ndarray, ...]) -> None:
-    text_NE, behaviour_ND, _ = vectors
+def test_alignment_brings_codes_and_texts_together(grouped: tuple[np.ndarray, ...]) -> None:
+    text_NE, behaviour_ND, _ = grouped
     x_NP = behaviour_ND / np.linalg.norm(behaviour_ND, axis=1, keepdims=True)
     losses = []
     for weight in (0.0, 1.0):
@@ -107,8 +83,8 @@ def test_sinkhorn_gives_each_code_as_many_items() -> None:
     assert balanced.min() >= 4
 
 
-def test_settings_that_cannot_work_are_named(vectors: tuple[np.ndarray, ...]) -> None:
+def test_settings_that_cannot_work_are_named(grouped: tuple[np.ndarray, ...]) -> None:
     with pytest.raises(ValueError, match=r"tokenizer\.check_every"):
-        train_autoencoder(vectors[1], vectors[0], dataclasses.replace(CONFIG, epochs=3))
+        train_autoencoder(grouped[1], grouped[0], dataclasses.replace(CONFIG, epochs=3))
     with pytest.raises(ValueError, match=r"tokenizer\.learning_rate"):
-        train_autoencoder(vectors[1], vectors[0], dataclasses.replace(CONFIG, learning_rate=1e20))
+        train_autoencoder(grouped[1], grouped[0], dataclasses.replace(CONFIG, learning_rate=1e20))

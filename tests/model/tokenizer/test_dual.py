@@ -10,43 +10,20 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from model.config import TokenizerConfig
 from model.tokenizer.autoencoder import train_step
 from model.tokenizer.codebook import Codebook
 from model.tokenizer.dual import DualAutoencoder, divergence, product
 from model.tokenizer.quantizer import nearest_codes
+from tests.model.tokenizer.conftest import BEHAVIOUR_DIM, IDS, ITEMS, NONE, TEXT_DIM, TRAINED
 
-CONFIG = TokenizerConfig(
-    kind="dual_autoencoder",
-    levels=3,
-    codes_per_level=8,
-    hidden_dim=16,
-    latent_dim=4,
-    epochs=40,
-    batch_size=64,
-    learning_rate=5e-3,
-    check_every=4,
-)
-ITEMS = 200
-IDS = [f"{i:03}" for i in range(ITEMS)]
-NONE = np.empty((0, 3), np.int64)
-P, Q = 6, 10
+CONFIG = dataclasses.replace(TRAINED, kind="dual_autoencoder")
+P, Q = BEHAVIOUR_DIM, TEXT_DIM
 BOTH_TERMS = ("cross", "coarse", "fine")
 
 
 @pytest.fixture(scope="module")
-def vectors() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Text [N,10] in eight groups, behaviour [N,6] that follows from it, and which items have behaviour."""
-    rng = np.random.default_rng(0)
-    group_N = rng.integers(0, 8, ITEMS)
-    text_NE = rng.normal(size=(8, Q))[group_N] + 0.2 * rng.normal(size=(ITEMS, Q))
-    behaviour_ND = text_NE @ rng.normal(size=(Q, P)) + 0.1 * rng.normal(size=(ITEMS, P))
-    return text_NE.astype(np.float32), behaviour_ND.astype(np.float32), rng.random(ITEMS) < 0.9
-
-
-@pytest.fixture(scope="module")
-def codebook(vectors: tuple[np.ndarray, ...]) -> Codebook:
-    return Codebook.train(CONFIG, IDS, *vectors)
+def codebook(grouped: tuple[np.ndarray, ...]) -> Codebook:
+    return Codebook.train(CONFIG, IDS, *grouped)
 
 
 @pytest.fixture
@@ -175,18 +152,18 @@ def test_a_step_depends_on_its_arguments_and_the_generator() -> None:
     assert steps[0]["quantisation"] == steps[0]["fine"] == 0 < steps[1]["fine"]
 
 
-def test_items_and_codes_are_a_bijection_in_any_order(codebook: Codebook, vectors: tuple[np.ndarray, ...]) -> None:
-    codes_NL = codebook.assign(IDS, codebook.inputs(*vectors), NONE)
+def test_items_and_codes_are_a_bijection_in_any_order(codebook: Codebook, grouped: tuple[np.ndarray, ...]) -> None:
+    codes_NL = codebook.assign(IDS, codebook.inputs(*grouped), NONE)
     assert len(np.unique(codes_NL, axis=0)) == ITEMS
     order = np.random.default_rng(1).permutation(ITEMS)
-    shuffled = [IDS[i] for i in order], *(each[order] for each in vectors)
+    shuffled = [IDS[i] for i in order], *(each[order] for each in grouped)
     again = Codebook.train(CONFIG, *shuffled)
     np.testing.assert_array_equal(again.centroids_LKZ, codebook.centroids_LKZ)
     np.testing.assert_array_equal(again.assign(shuffled[0], again.inputs(*shuffled[1:]), NONE), codes_NL[order])
 
 
-def test_codes_rebuild_both_views(codebook: Codebook, vectors: tuple[np.ndarray, ...]) -> None:
-    text_NE, behaviour_ND, has_N = (each[vectors[2]] for each in vectors)
+def test_codes_rebuild_both_views(codebook: Codebook, grouped: tuple[np.ndarray, ...]) -> None:
+    text_NE, behaviour_ND, has_N = (each[grouped[2]] for each in grouped)
     x_NP = codebook.inputs(text_NE, behaviour_ND, has_N)
     codes_NL = nearest_codes(codebook.quantised(x_NP), codebook.centroids_LKZ)
     error_NP = (x_NP - codebook.rebuilt(codes_NL)) ** 2
@@ -194,8 +171,8 @@ def test_codes_rebuild_both_views(codebook: Codebook, vectors: tuple[np.ndarray,
         assert error_NP[:, view].sum() < 0.5 * x_NP[:, view].var(0).sum() * len(x_NP)
 
 
-def test_a_cold_twin_shares_the_first_code(codebook: Codebook, vectors: tuple[np.ndarray, ...]) -> None:
-    text_NE, behaviour_ND, has_N = (each[vectors[2]] for each in vectors)
+def test_a_cold_twin_shares_the_first_code(codebook: Codebook, grouped: tuple[np.ndarray, ...]) -> None:
+    text_NE, behaviour_ND, has_N = (each[grouped[2]] for each in grouped)
     x_NP, cold_NP = (codebook.inputs(text_NE, behaviour_ND, has) for has in (has_N, ~has_N))
     assert not cold_NP[:, :P].any()
     first_N, cold_N = (nearest_codes(codebook.quantised(x), codebook.centroids_LKZ)[:, 0] for x in (x_NP, cold_NP))
@@ -204,11 +181,11 @@ def test_a_cold_twin_shares_the_first_code(codebook: Codebook, vectors: tuple[np
 
 
 def test_a_saved_codebook_gives_the_same_codes(
-    codebook: Codebook, vectors: tuple[np.ndarray, ...], tmp_path: Path
+    codebook: Codebook, grouped: tuple[np.ndarray, ...], tmp_path: Path
 ) -> None:
     codebook.save(str(tmp_path))
     loaded = Codebook.load(str(tmp_path))
     assert loaded.config == CONFIG
-    for behaviour in (None, vectors[1][:9]):
-        added = [each.append(IDS[:9], vectors[0][:9], NONE, behaviour) for each in (codebook, loaded)]
+    for behaviour in (None, grouped[1][:9]):
+        added = [each.append(IDS[:9], grouped[0][:9], NONE, behaviour) for each in (codebook, loaded)]
         np.testing.assert_array_equal(*added)
