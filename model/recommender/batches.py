@@ -14,11 +14,12 @@ from model.config import FinetuneConfig, ModelConfig
 from model.data.reader import read_batches, steps_per_epoch
 from model.data.targets import read_windows
 from model.recommender.cases import Cases, Negatives, Windows, draw_cases, one_target
+from model.recommender.dynamic_index import DynamicIndex
 from model.recommender.examples import Examples
 from model.recommender.methods.base import PAD, Ints
 from model.recommender.rows import Batch, Rows, Strings
 from model.recommender.tasks import OF_QUERY, TASKS, Slot, Task
-from model.recommender.users import Buyers, UserCoder, Views, read_prefixes
+from model.recommender.users import Buyers, Views, read_prefixes
 
 SAMPLED_BATCHES = 64
 """Of windows, for how popular items are: the training set grows with the users, this must not."""
@@ -37,11 +38,11 @@ class Batches:
         self._buyers = Buyers(*read_prefixes(training_set, config.history_items)) if named else None
         self._views: Views | None = None
 
-    def recode(self, codes_NL: Ints, users: UserCoder | None, views: Views) -> None:
-        """From now on codes are these, in prompts, labels and among negatives, and code strings stand for these."""
-        self._examples.recode(codes_NL, users)
-        self._negatives = self._negatives.recoded(codes_NL)
-        self._views = views
+    def recode(self, index: DynamicIndex) -> None:
+        """Codes are the index's now, in prompts, labels and among negatives, and code strings stand for them."""
+        self._examples.recode(index.codes_NL, index.users)
+        self._negatives = self._negatives.recoded(index.codes_NL)
+        self._views = index.views
 
     def per_shard(self, shards: int) -> int:
         """Micro-batches of a shard in an epoch, the same for all."""
@@ -49,21 +50,8 @@ class Batches:
 
     def read(self, epoch: int, shard: int, shards: int, skip: int = 0) -> Iterator[Batch]:
         """An epoch's micro-batches of one shard, without the first `skip`."""
-        recipe = self._config.finetune
-        windows = read_batches(
-            self._sequences,
-            ["items", "targets", "later"],
-            recipe.batch_size,
-            seed=recipe.seed,
-            epoch=epoch,
-            rank=shard,
-            world_size=shards,
-            max_batches=self.per_shard(shards),
-        )
-        for number, rows in enumerate(windows):
-            if number >= skip:
-                rng = np.random.default_rng([recipe.seed, epoch, shard, number])
-                yield self.batch(Windows(rows["items"], rows["targets"], rows["later"]), rng)
+        for _, windows, rng in read_drawn(self._sequences, self._config.finetune, epoch, shard, shards, skip):
+            yield self.batch(windows, rng)
 
     def batch(self, windows: Windows, rng: np.random.Generator) -> Batch:
         recipe = self._config.finetune
@@ -107,6 +95,26 @@ class Batches:
             return cases
         terms_BQ = terms.interests(cases.history_BH) if task.uses({Slot.INTERESTS}) else terms.query_NQ[cases.item_B]
         return cases.where((terms_BQ != PAD).any(1))
+
+
+def read_drawn(
+    sequences: str, recipe: FinetuneConfig, epoch: int, shard: int, shards: int, skip: int
+) -> Iterator[tuple[int, Windows, np.random.Generator]]:
+    """Number, windows and chance of each of an epoch's micro-batches of one shard, without the first `skip`."""
+    batches = read_batches(
+        sequences,
+        ["items", "targets", "later"],
+        recipe.batch_size,
+        seed=recipe.seed,
+        epoch=epoch,
+        rank=shard,
+        world_size=shards,
+        max_batches=steps_per_epoch(sequences, recipe.batch_size, shards),
+    )
+    for number, rows in enumerate(batches):
+        if number >= skip:
+            rng = np.random.default_rng([recipe.seed, epoch, shard, number])
+            yield number, Windows(rows["items"], rows["targets"], rows["later"]), rng
 
 
 def tasks_of(recipe: FinetuneConfig) -> list[Task]:

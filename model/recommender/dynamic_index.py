@@ -11,7 +11,7 @@ Shapes: N items, M of them, V histories, L levels, H hidden size, P inputs of a 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -100,6 +100,12 @@ class DynamicIndex:
         self.churn: list[dict[str, Any]] = []
         self.terms: dict[str, list[float]] = {}
         """Sums since the epoch began, then their number."""
+        self._readers: list[Callable[[DynamicIndex], None]] = []
+
+    def tell(self, reader: Callable[[DynamicIndex], None]) -> None:
+        """Call the reader now, and whenever codes have changed."""
+        self._readers.append(reader)
+        reader(self)
 
     def due(self, step: int) -> bool:
         every = self._config.ttds.refresh_steps
@@ -115,6 +121,7 @@ class DynamicIndex:
         self.codes_NL = moved(items, self.towers["items"].x_NP, before_NL, self._config.ttds.hysteresis)
         self.users = self._coder()
         self.churn.append({"step": step, **churn(before_NL, self.codes_NL)})
+        self._told()
 
     def step(self, number: int) -> None:
         """Let the towers learn from a batch each, drawn by the number of the step."""
@@ -158,6 +165,11 @@ class DynamicIndex:
         for name, tower in self.towers.items():
             tower.load(dict(named(tensors, f"{name}.")), steps)
         self._read_views()
+        self._told()
+
+    def _told(self) -> None:
+        for reader in self._readers:
+            reader(self)
 
     def _read_views(self) -> None:
         self.towers["items"].read(self.views)

@@ -16,7 +16,7 @@ from torch import nn
 
 from model.config import Normalisation
 from model.recommender.backbone import Subject
-from model.recommender.rows import Batch
+from model.recommender.objective import MicroBatch
 
 BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12, "L4": 121e12}
 """Dense bfloat16 of the makers' data sheets, by a part of the device's name."""
@@ -52,7 +52,7 @@ class Cost:
         head_rows = subject.vocabulary.token_ids_LK.shape[1] if normalisation == "level" else shape.vocab_size
         self._code_label, self._text_label = head_rows * shape.hidden_size, shape.vocab_size * shape.hidden_size
 
-    def of(self, batch: Batch) -> float:
+    def of(self, batch: MicroBatch) -> float:
         read = int((batch.position_RP + 1)[batch.block_RP > 0].sum())
         text, *codes = batch.kind_sizes
         head = self._text_label * text + self._code_label * sum(codes)

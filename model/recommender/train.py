@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from model.config import ModelConfig, model_config
@@ -26,8 +28,13 @@ from model.recommender.backbone import Subject, build_subject, continued_subject
 from model.recommender.batches import Batches, negatives_of
 from model.recommender.dynamic_index import DynamicIndex
 from model.recommender.examples import Examples
-from model.recommender.methods.base import START, Ints
+from model.recommender.inference import SemanticRanker
+from model.recommender.loss import AlignmentLoss, TensorBatch, weighted
+from model.recommender.methods.base import START, Ints, Ranker
+from model.recommender.objective import Objective
 from model.recommender.queries import KeyTerms
+from model.recommender.rows import STRING_TERMS
+from model.recommender.tasks import Slot, Task
 from model.recommender.trainer import Trainer
 from model.recommender.users import UserCoder
 from model.recommender.validation import Validation
@@ -91,8 +98,28 @@ def trainer_of(
     _check_lengths(config, examples, subject.model)
     negatives = negatives_of(inputs["training_set"], codes_NL, examples)
     batches = Batches(inputs["training_set"], examples, negatives, config)
-    validation = Validation(inputs["training_set"], subject, examples, codes_NL, config)
-    return Trainer(config, inputs, subject, batches, validation, processes, checkpoints, index)
+    if index is not None:
+        index.tell(batches.recode)
+
+    def ranker() -> Ranker:
+        now_NL = codes_NL if index is None else index.codes_NL
+        return SemanticRanker.of(subject.model, subject.vocabulary, examples, now_NL, config)
+
+    validation = Validation(inputs["training_set"], subject.model, ranker, len(codes_NL), config)
+    objective = _objective(config, subject, batches.tasks, with_strings=index is not None)
+    return Trainer(config, inputs, subject, batches, objective, validation, processes, checkpoints, index)
+
+
+def _objective(config: ModelConfig, subject: Subject, tasks: list[Task], *, with_strings: bool) -> Objective:
+    recipe = config.finetune
+    loss = AlignmentLoss(subject.model, subject.vocabulary, recipe.normalisation, len(tasks))
+    of_window_Y = torch.tensor([task.uses({Slot.WINDOW}) for task in tasks])
+
+    def total(losses_Y: Tensor, labels_Y: Tensor) -> Tensor:
+        return weighted(losses_Y, labels_Y, of_window_Y.to(losses_Y.device), recipe, config.ttds)
+
+    names = [*(task.name for task in tasks), *(STRING_TERMS if with_strings else ())]
+    return Objective(names, loss, TensorBatch.of, total)
 
 
 def second_stage(config: ModelConfig) -> ModelConfig:

@@ -7,7 +7,7 @@ On a CPU one request gives the same weights, killed and resumed or not; as many 
 With a dynamic index [paper: TTDS] the codes of items and users are renewed between two steps, and batches are read
 ahead no further than to there.
 
-Shapes: Y tasks, and behind them the terms of code strings where there are any.
+Shapes: Y sums of losses: of each task, then of each further term.
 """
 
 from __future__ import annotations
@@ -33,13 +33,10 @@ from model.generation import digest
 from model.processes import Processes
 from model.progress import Progress
 from model.recommender.backbone import Subject
-from model.recommender.batches import Batches
 from model.recommender.checkpoint import Checkpoints, Position, whole
 from model.recommender.dynamic_index import DynamicIndex
-from model.recommender.loss import AlignmentLoss, TensorBatch, weighted
-from model.recommender.rows import STRING_TERMS, Batch
+from model.recommender.objective import MicroBatch, Objective, Source
 from model.recommender.speed import Cost, Speed, peak_flops
-from model.recommender.tasks import Slot
 from model.recommender.validation import Validation
 from model.schedule import warmup_cosine
 
@@ -51,7 +48,7 @@ class Micro(NamedTuple):
 
     shard: int
     number: int
-    batch: Batch
+    batch: MicroBatch
 
 
 class Trainer:
@@ -62,7 +59,8 @@ class Trainer:
         config: ModelConfig,
         inputs: dict[str, str],
         subject: Subject,
-        batches: Batches,
+        batches: Source,
+        objective: Objective,
         validation: Validation,
         processes: Processes,
         checkpoints: str | None,
@@ -70,19 +68,16 @@ class Trainer:
     ) -> None:
         recipe, model = config.finetune, subject.model
         self.recipe, self.subject, self.batches, self.validation = recipe, subject, batches, validation
-        self.index, self.ttds = index, config.ttds
+        self.objective, self.names, self.index = objective, objective.names, index
+        self.refresh_steps = config.ttds.refresh_steps
         self.processes, self.shards = processes, _shards(recipe, processes)
         self.own_shards = range(processes.rank, self.shards, processes.world_size)
-        self.names: list[str] = [task.name for task in batches.tasks]
-        self.of_window_Y = torch.tensor([task.uses({Slot.WINDOW}) for task in batches.tasks], device=processes.device)
-        if index is not None:
-            self.names += STRING_TERMS
         self.micro_batches = batches.per_shard(self.shards) * len(self.own_shards)
         """Of an epoch, for each process."""
         self.steps = recipe.epochs * -(-self.micro_batches // recipe.accumulation)
-        loss = AlignmentLoss(model, subject.vocabulary, recipe.normalisation, len(batches.tasks))
         layers: Any = getattr(model.base_model, "layers", ())
-        self.loss = processes.shard(loss, layers) if recipe.parallel == "fsdp" else processes.wrap(loss)
+        sharded = recipe.parallel == "fsdp"
+        self.loss = processes.shard(objective.loss, layers) if sharded else processes.wrap(objective.loss)
         if recipe.compile:
             _compile(model)
         self.optimizer = _optimizer(model, recipe)
@@ -93,7 +88,6 @@ class Trainer:
         self.checkpoints = Checkpoints(checkpoints or "", key, model, self.optimizer, processes, index)
         restored = self.checkpoints.restore() if self.save_every else None
         self.position, self.best = (Position(), {}) if restored is None else restored
-        self._recode()
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the metrics. The model then has the best epoch's weights."""
@@ -127,20 +121,13 @@ class Trainer:
         if self.index is not None and self.index.due(self.position.step):
             started = time.perf_counter()
             self.index.refresh(self.subject.model, self.loss, self.position.step)
-            self._recode()
             self.speed.refreshing += time.perf_counter() - started
-
-    def _recode(self) -> None:
-        """Prompts, labels, negatives and validation with the index as it is now."""
-        if self.index is not None:
-            self.batches.recode(self.index.codes_NL, self.index.users, self.index.views)
-            self.validation.codes_NL = self.index.codes_NL
 
     def _next_stop(self) -> int:
         """Micro-batches of this epoch until the index is renewed: none after it may be read before."""
-        if self.index is None or not self.ttds.refresh_steps:
+        if self.index is None or not self.refresh_steps:
             return self.micro_batches
-        steps = self.ttds.refresh_steps - self.position.step % self.ttds.refresh_steps
+        steps = self.refresh_steps - self.position.step % self.refresh_steps
         return min(self.micro_batches, self.position.micro + steps * self.recipe.accumulation)
 
     def _micros(self, stop: int) -> Iterator[Micro]:
@@ -178,9 +165,9 @@ class Trainer:
         # Dropout is this micro-batch's own, wherever and whenever it is trained on.
         torch.manual_seed(_drawn_seed(self.recipe.seed, self.position.epoch, micro.shard, micro.number))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            losses_Y = self.loss(TensorBatch.of(micro.batch, device))
+            losses_Y = self.loss(self.objective.on_device(micro.batch, device))
         labels_Y = torch.from_numpy(micro.batch.labels).to(device)
-        (share * weighted(losses_Y, labels_Y, self.of_window_Y, self.recipe, self.ttds)).backward()
+        (share * self.objective.total(losses_Y, labels_Y)).backward()
         return np.asarray(losses_Y.detach().double().cpu())
 
     def _without_exchange(self) -> Any:
