@@ -21,6 +21,7 @@ from model.recommender.fusion import fit
 from model.recommender.methods.base import LANGUAGE_MODEL as FOLDER
 from model.recommender.methods.base import START, Ranker
 from model.recommender.registry import METHODS
+from model.recommender.rsllm import train as rsllm
 from model.recommender.signals import LANGUAGE_MODEL
 from model.recommender.train import finetune
 from model.recommender.ttds import tokenize
@@ -82,7 +83,10 @@ class Recipe:
         inputs = {"codebook": codebook.uri}
         if self.method == "ttds":
             inputs[START] = codebook.path(FOLDER)
-        return self._made("model", config, ("behaviour", *LEARNED, *self._further), inputs, finetune)
+        if self.method == "rsllm":
+            inputs |= {"behaviour": self.behaviour(config).uri}
+        make = rsllm.finetune if self.method == "rsllm" else finetune
+        return self._made("model", config, ("behaviour", *LEARNED, *self._further), inputs, make)
 
     def fusion(self, config: ModelConfig) -> Generation:
         settings = ["behaviour", "tokenizer", "fusion"]
@@ -94,7 +98,7 @@ class Recipe:
 
     @property
     def _further(self) -> tuple[str, ...]:
-        return ("ttds",) if self.method == "ttds" else ()
+        return (self.method,) if self.method != "semantic_convergence" else ()
 
     def _steps(self, config: ModelConfig) -> dict[str, Generation]:
         steps = {"behaviour": self.behaviour(config), "codebook": self.codebook(config)}

@@ -224,6 +224,47 @@ class TtdsConfig:
             raise ValueError(f"ttds.mixture: {', '.join(others)} belong into finetune.mixture.")
 
 
+@dataclass(frozen=True)
+class RsllmConfig:
+    """Method "rsllm": titles and ID tokens that are read as the teacher's item vectors."""
+
+    __pydantic_config__: ClassVar = STRICT
+    title_tokens: int = 10
+    """Of an item in a prompt, at most."""
+    prompts: Literal["unified", "titles", "ids"] = "unified"
+    """What prompts hold of an item: its title and its ID token, or one of them alone."""
+    text_share: float = 0.2
+    """Of the steps, the first ones, in which ID tokens are a word like any other: the stage of the text alone."""
+    curriculum: float = 0.2
+    """Of the steps, those behind them, over which ever more examples have their items' vectors; 0: all at once."""
+    text_weight: float = 1.0
+    """Of the language modelling loss."""
+    choice_weight: float = 1.0
+    """Of choosing among candidates; it needs choice_share."""
+    choice_share: float = 0.0
+    """Examples of a choice among 20 candidates per window of a micro-batch. Ranking needs none."""
+    id_text_weight: float = 0.1
+    """Of InfoNCE between an item's vector and its text's."""
+    user_item_weight: float = 0.1
+    """Of InfoNCE between a user's state and the next item's vector: ranking is learned by it."""
+    temperature: float = 0.07
+    """Of both."""
+    negatives: int = 20_000
+    """Items drawn for each micro-batch that states are compared with, beside the targets of all processes."""
+
+    def __post_init__(self) -> None:
+        _require(self, 1, "title_tokens", "negatives")
+        _require(self, 0, "text_share", "curriculum", "text_weight", "choice_weight", "choice_share")
+        _require(self, 0, "id_text_weight", "user_item_weight")
+        if self.temperature <= 0:
+            raise ValueError(f"rsllm.temperature = {self.temperature}: must be above 0.")
+        if self.text_share + self.curriculum > 1:
+            raise ValueError(
+                f"rsllm.text_share {self.text_share} and rsllm.curriculum {self.curriculum} are shares of the same "
+                "steps: together at most 1."
+            )
+
+
 SignalName = Literal["language_model", "teacher", "item_knn", "successor", "words"]
 """What late fusion adds up; model/recommender/signals.py says what each is."""
 
@@ -266,6 +307,7 @@ class ModelConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     ttds: TtdsConfig = field(default_factory=TtdsConfig)
+    rsllm: RsllmConfig = field(default_factory=RsllmConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     history_items: int = 20

@@ -49,6 +49,22 @@ class Processes:
         self.add_up(totals)
         return list(totals.tolist())
 
+    def union(self, items: Tensor) -> Tensor:
+        """The different ones [U] among all processes' integers, in ascending order, on this process's device."""
+        own: Tensor = items.unique()  # type: ignore[no-untyped-call]
+        if self.world_size == 1:
+            return own
+        sizes = own.new_zeros(self.world_size)
+        dist.all_gather_into_tensor(sizes, own.new_tensor([len(own)]))
+        padded = own.new_zeros(int(sizes.max()))
+        padded[: len(own)] = own
+        everyone = own.new_zeros(self.world_size * len(padded))
+        dist.all_gather_into_tensor(everyone, padded)
+        parts = everyone.view(self.world_size, -1)
+        all_items = torch.cat([part[:size] for part, size in zip(parts, sizes.tolist(), strict=True)])
+        union: Tensor = all_items.unique()  # type: ignore[no-untyped-call]
+        return union
+
     def add_up(self, tensor: Tensor) -> None:
         """In place: its sum over the processes, on this process's device."""
         if self.world_size > 1:

@@ -27,7 +27,6 @@ class ScoreRanker:
     def __init__(self, score: Callable[[Ints], Scores], count_N: Ints) -> None:
         self._score = score
         self._popular_N = np.lexsort((np.arange(count_N.size), -count_N))
-        self._place_N = np.argsort(self._popular_N)
 
     def rank(self, users: Users, seen_BS: Ints, available_N: Bools, k: int) -> Ranked:
         blocks = [slice(start, start + BLOCK_USERS) for start in range(0, len(users.ids), BLOCK_USERS)]
@@ -40,18 +39,29 @@ class ScoreRanker:
         score_BN[:, ~available_N] = -np.inf
         row_B = np.arange(len(score_BN))[:, None]
         score_BN[np.broadcast_to(row_B, seen_BS.shape)[seen_BS != PAD], seen_BS[seen_BS != PAD]] = -np.inf
-        places = min(k, score_BN.shape[1])
-        best = torch.topk(torch.from_numpy(score_BN), min(places + 1, score_BN.shape[1]))
-        scores_BK, items_BK = best.values[:, :places].numpy(), best.indices[:, :places].numpy()
-        # The first that found no place tells where others of the same score did: the most popular of them have to.
-        for row in np.flatnonzero((best.values[:, places:] == best.values[:, places - 1 : places]).any(dim=1)):
-            least = scores_BK[row, -1]
-            equal = self._popular_N[score_BN[row, self._popular_N] == least]
-            above = items_BK[row, scores_BK[row] > least]
-            items_BK[row] = np.concatenate([above, equal[: places - above.size]])
-        scores_BK = np.take_along_axis(score_BN, items_BK, axis=1)
-        order_BK = np.lexsort((self._place_N[items_BK], -scores_BK), axis=1)
-        items_BK, scores_BK = (np.take_along_axis(one, order_BK, axis=1) for one in (items_BK, scores_BK))
-        items_BK[np.isneginf(scores_BK)] = PAD
-        rest = ((0, 0), (0, k - places))
-        return np.pad(items_BK, rest, constant_values=PAD), np.pad(scores_BK, rest, constant_values=-np.inf)
+        return top_k(torch.from_numpy(score_BN), k, self._popular_N)
+
+
+def top_k(score_BN: torch.Tensor, k: int, first_N: Ints | None = None) -> tuple[Ints, Scores]:
+    """The k best items of each row [B,k], -1 where too few have a score above -inf, and their scores [B,k].
+
+    `first_N`: all items, in the order that decides between equal scores; without it the smaller index comes first.
+    """
+    first_N = np.arange(score_BN.shape[1]) if first_N is None else first_N
+    place_N = np.argsort(first_N)
+    places = min(k, score_BN.shape[1])
+    best = torch.topk(score_BN, min(places + 1, score_BN.shape[1]))
+    values_BX, items_BK = best.values.cpu().numpy(), best.indices[:, :places].cpu().numpy()
+    scores_BK = values_BX[:, :places].copy()
+    # The first that found no place tells where others of the same score did: the first of them have to.
+    for row in np.flatnonzero((values_BX[:, places:] == values_BX[:, places - 1 : places]).any(axis=1)):
+        least = scores_BK[row, -1]
+        equal = first_N[score_BN[row].cpu().numpy()[first_N] == least]
+        above = scores_BK[row] > least
+        items_BK[row] = np.concatenate([items_BK[row, above], equal[: places - above.sum()]])
+        scores_BK[row] = np.concatenate([scores_BK[row, above], np.full(places - above.sum(), least)])
+    order_BK = np.lexsort((place_N[items_BK], -scores_BK), axis=1)
+    items_BK, scores_BK = (np.take_along_axis(one, order_BK, axis=1) for one in (items_BK, scores_BK))
+    items_BK[np.isneginf(scores_BK)] = PAD
+    rest = ((0, 0), (0, k - places))
+    return np.pad(items_BK, rest, constant_values=PAD), np.pad(scores_BK, rest, constant_values=-np.inf)

@@ -63,21 +63,28 @@ def build_subject(
     """The same model for the same arguments, on the CPU. ValueError as `build_backbone`."""
     seed = config.finetune.seed
     model, tokenizer = build_backbone(config.backbone, texts, seed)
-    return _subject_of(config, model, tokenizer, add_codes(model, tokenizer, centroids_LKD, seed, user_centroids_LKD))
+    vocabulary = add_codes(model, tokenizer, centroids_LKD, seed, user_centroids_LKD)
+    return subject_of(config, model, tokenizer, vocabulary, vocabulary.all_ids.ravel().tolist())
 
 
 def continued_subject(config: ModelConfig, uri: str) -> Subject:
     """The model that `save_model` wrote, to be trained on."""
-    return _subject_of(config, *load_model(uri))
+    model, tokenizer, vocabulary = load_model(uri)
+    return subject_of(config, model, tokenizer, vocabulary, vocabulary.all_ids.ravel().tolist())
 
 
-def _subject_of(
-    config: ModelConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vocabulary: CodeVocabulary
+def subject_of(
+    config: ModelConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: CodeVocabulary,
+    new_tokens: list[int],
 ) -> Subject:
+    """With dropout and LoRA by the settings; `new_tokens` learn beside LoRA's factors."""
     if config.backbone.dropout:
         _drop_out(model, config.backbone.dropout)
     torch.manual_seed(config.finetune.seed)  # for LoRA's first weights
-    adapted = with_lora(model, config.backbone, vocabulary) if config.backbone.lora_rank else None
+    adapted = with_lora(model, config.backbone, new_tokens) if config.backbone.lora_rank else None
     return Subject(model, adapted, tokenizer, vocabulary)
 
 
@@ -135,13 +142,12 @@ def add_codes(
     return vocabulary
 
 
-def with_lora(model: PreTrainedModel, config: BackboneConfig, vocabulary: CodeVocabulary) -> PeftModel:
-    """LoRA factors on all linear layers; of the embeddings only the code tokens' rows learn [paper].
+def with_lora(model: PreTrainedModel, config: BackboneConfig, new_tokens: list[int]) -> PeftModel:
+    """LoRA factors on all linear layers; of the embeddings only the new tokens' rows learn [paper].
 
-    An untied head has rows of its own for the codes, which must learn as well: naming the embeddings alone would leave
-    the codes' output rows where they started.
+    An untied head has rows of its own for them, which must learn as well: naming the embeddings alone would leave
+    their output rows where they started.
     """
-    rows = vocabulary.all_ids.ravel().tolist()
     modules = {id(module): name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
     tables = [modules[id(model.get_input_embeddings())]]
     if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
@@ -153,7 +159,7 @@ def with_lora(model: PreTrainedModel, config: BackboneConfig, vocabulary: CodeVo
             lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # a factor; peft takes any number
             lora_dropout=config.lora_dropout,
             target_modules="all-linear",
-            trainable_token_indices=dict.fromkeys(tables, rows),
+            trainable_token_indices=dict.fromkeys(tables, new_tokens),
             task_type="CAUSAL_LM",
         ),
     )
@@ -178,8 +184,9 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: CodeVocabulary,
     config: ModelConfig,
+    **more: str,
 ) -> None:
-    """Write a plain Hugging Face folder, and `precog.json` with the settings and the code tokens beside it."""
+    """Write a plain Hugging Face folder, and `precog.json` with the settings, the code tokens and `more` beside it."""
     fs, path = fsspec.url_to_fs(uri)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
@@ -187,7 +194,7 @@ def save_model(
         fs.makedirs(path, exist_ok=True)
         fs.put(f"{folder}/", f"{path}/", recursive=True)
     tokens = {"token_ids": vocabulary.token_ids_LK.tolist(), "user_token_ids": vocabulary.user_ids_LK.tolist()}
-    save_json(f"{uri}/{PRECOG}", {"config": asdict(config), **tokens})
+    save_json(f"{uri}/{PRECOG}", {"config": asdict(config), **tokens, **more})
 
 
 def load_model(uri: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, CodeVocabulary]:

@@ -213,15 +213,15 @@ class Examples:
         return ids_X
 
     def _encode(self, texts: Sequence[str], most: int) -> Ints:
-        return _token_rows(self._tokenizer, texts, most)
+        return token_rows(self._tokenizer, texts, most)
 
 
 def text_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Ints:
     """Token ids [N,X] of items' texts as examples hold them, padded with -1 behind."""
-    return _token_rows(tokenizer, [f" {text}" if text else "" for text in texts], MAX_TEXT_TOKENS)
+    return token_rows(tokenizer, [f" {text}" if text else "" for text in texts], MAX_TEXT_TOKENS)
 
 
-def _token_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int) -> Ints:
+def token_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int) -> Ints:
     """Token ids of texts, padded with -1 [len(texts), X]; a code token's name inside a text stays plain text."""
     if not texts:
         return np.empty((0, 0), np.int64)

@@ -22,7 +22,7 @@ from model.data.files import load_json, load_tensors, save_json
 from model.data.reader import read_table
 from model.evaluation.baselines import PopularityRanker
 from model.evaluation.metrics import ndcg, rank_of_target
-from model.recommender.inference import SemanticRanker, newest
+from model.recommender.inference import LanguageModel, load_language_model, newest
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users
 from model.recommender.signals import COUNTS, DENSE, LANGUAGE_MODEL, Signals, count
 from model.recommender.vocabulary import read_codes
@@ -56,7 +56,7 @@ class Fusion:
     def __init__(
         self,
         signals: Signals,
-        language_model: SemanticRanker | None,
+        language_model: LanguageModel | None,
         names: Sequence[SignalName],
         shortlist: int,
     ) -> None:
@@ -161,8 +161,8 @@ def best(short: Shortlist, weight_F: npt.NDArray[np.floating[Any]], k: int) -> t
     return np.pad(items_BK, rest, constant_values=PAD), np.pad(scores_BK, rest, constant_values=-np.inf)
 
 
-def open_fusion(request: dict[str, Any], config: FusionConfig, counts: str) -> tuple[Fusion, SemanticRanker | None]:
-    language_model = SemanticRanker.load(request) if LANGUAGE_MODEL in config.signals else None
+def open_fusion(request: dict[str, Any], config: FusionConfig, counts: str) -> tuple[Fusion, LanguageModel | None]:
+    language_model = load_language_model(request) if LANGUAGE_MODEL in config.signals else None
     signals = Signals.load(request["inputs"], counts, config.signals)
     return Fusion(signals, language_model, config.signals, config.shortlist), language_model
 

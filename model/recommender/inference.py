@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,13 +25,37 @@ from model.recommender.users import UserCoder
 from model.recommender.vocabulary import CodeVocabulary, read_codes
 
 
+class LanguageModel(Ranker, Protocol):
+    """What late fusion asks of a ranker beside lists."""
+
+    codes_NL: Ints
+    """Of all items."""
+
+    def score(self, users: Users, items_BC: Ints) -> Floats:
+        """Log-probabilities [B,C] (nats) but for a constant of each user; -inf for padding (-1)."""
+        ...
+
+    def user_codes(self, users: Users) -> Ints | None:
+        """[B,L], -1 for users without a history; None of models that have no codes for users."""
+        ...
+
+
 def load_ranker(request: dict[str, Any]) -> Ranker:
-    """The fused ranker where `request["inputs"]` name a fusion, else the language model's beam search alone."""
+    """The fused ranker where `request["inputs"]` name a fusion, else the language model alone."""
     if "fusion" not in request["inputs"]:
-        return SemanticRanker.load(request)
+        return load_language_model(request)
     from model.recommender.fusion import FusedRanker  # noqa: PLC0415  # it is made of this module's ranker
 
     return FusedRanker.load(request)
+
+
+def load_language_model(request: dict[str, Any]) -> LanguageModel:
+    """By the method that the model in `request["inputs"]` was trained with."""
+    if load_json(f"{request['inputs']['model']}/{PRECOG}").get("method") != "rsllm":
+        return SemanticRanker.load(request)
+    from model.recommender.rsllm.ranker import RsllmRanker  # noqa: PLC0415  # it needs this module
+
+    return RsllmRanker.load(request)
 
 
 class SemanticRanker:

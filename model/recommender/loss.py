@@ -122,17 +122,17 @@ class AlignmentLoss(nn.Module):
     def _label_losses(self, hidden_MH: Tensor, batch: TensorBatch) -> Tensor:
         head_VH = self.model.get_output_embeddings().weight
         if self.normalisation == "vocabulary":
-            return _cross_entropy(hidden_MH, head_VH, batch.target_M)
+            return cross_entropy(hidden_MH, head_VH, batch.target_M)
         # Code positions meet only the rows of their level.
         text_MH, *code_XMH = torch.split(hidden_MH, list(batch.kind_sizes))
         text_M, *token_XM = torch.split(batch.target_M, list(batch.kind_sizes))
-        losses = [_cross_entropy(text_MH, head_VH, text_M)]
+        losses = [cross_entropy(text_MH, head_VH, text_M)]
         for head_KH, code_MH, token_M in zip(head_VH[self.token_ids_XK], code_XMH, token_XM, strict=True):
-            losses.append(_cross_entropy(code_MH, head_KH, self.code_V[token_M]))
+            losses.append(cross_entropy(code_MH, head_KH, self.code_V[token_M]))
         return torch.cat(losses)
 
 
-def _cross_entropy(hidden_MH: Tensor, head_KH: Tensor, target_M: Tensor) -> Tensor:
+def cross_entropy(hidden_MH: Tensor, head_KH: Tensor, target_M: Tensor) -> Tensor:
     """Losses [M], some rows of logits at a time; more than one piece is computed again in the backward pass."""
 
     def piece(hidden: Tensor, target: Tensor) -> Tensor:

@@ -36,6 +36,14 @@ SEMANTIC_CONVERGENCE = Method(
 )
 TTDS = replace(SEMANTIC_CONVERGENCE, name="ttds")  # arXiv 2409.09253: users have codes too, and the index moves
 
+RSLLM = Method(
+    "rsllm",  # arXiv 2412.16933: a sequential recommender's item vectors among the words
+    ("training_set", "behaviour", "codebook"),
+    "model",
+    late("model.recommender.rsllm.train", "finetune"),
+    late("model.recommender.inference", "load_ranker"),
+)
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -47,5 +55,6 @@ METHODS: dict[str, Method] = {
         SASREC,
         SEMANTIC_CONVERGENCE,
         TTDS,
+        RSLLM,
     )
 }

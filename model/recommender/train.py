@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,25 @@ def _finetune(request: dict[str, Any], processes: Processes) -> dict[str, Any]:
     if START in inputs:
         config = second_stage(config)
     trainer = prepare(config, inputs, processes, request.get("checkpoints"))
-    metrics = trainer.run()
-    weights = trainer.checkpoints.weights()
-    if processes.first:
+
+    def save(weights: dict[str, Tensor]) -> None:
         # Into a model of its own: of the one that was trained, a process may hold but its share.
         fresh = _subject(config, inputs)
         fresh.model.load_state_dict(weights, strict=False)
         save_model(request["output"], fresh.merged(), fresh.tokenizer, fresh.vocabulary, config)
-        save_json(f"{request['output']}/metrics.json", metrics)
+
+    return run_and_save(trainer, processes, request["output"], save)
+
+
+def run_and_save(
+    trainer: Trainer, processes: Processes, output: str, save: Callable[[dict[str, Tensor]], None]
+) -> dict[str, Any]:
+    """Train to the end; `save` writes the weights into `output`, the metrics go beside them. Returns those."""
+    metrics = trainer.run()
+    weights = trainer.checkpoints.weights()
+    if processes.first:
+        save(weights)
+        save_json(f"{output}/metrics.json", metrics)
     processes.sums(0.0)  # wait for the first one's files
     return metrics | {"speed": trainer.speed.figures()}
 

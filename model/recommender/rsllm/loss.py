@@ -1,0 +1,86 @@
+"""The loss of RSLLM: words, and two contrasts that tie the language model to the recommender [paper].
+
+L = L_LM + a InfoNCE(P(e), T(x)) + b InfoNCE(W h, P(e_target)) [ours on form]. The second compares with the targets of
+all processes' batches and with items drawn at random, the same on all; where the catalogue has no more items than are
+drawn, with all of it.
+
+Shapes: R packed rows, P positions, M labels, I ID tokens, Q states that predict an item, S items compared with,
+A of them whose texts are, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from model.config import RsllmConfig
+from model.processes import Processes
+from model.recommender.loss import cross_entropy, within_blocks
+from model.recommender.rsllm.prompts import TensorIds
+from model.recommender.rsllm.reader import IdReader
+
+LEAST_ALIGNED = 256
+"""Items whose texts are compared with their vectors, if there are so many."""
+
+
+class RsllmLoss(nn.Module):
+    """Summed losses of a micro-batch, by prompts.TERMS. A module of its own, so that DDP wraps one forward pass."""
+
+    def __init__(self, model: PreTrainedModel, reader: str, config: RsllmConfig, processes: Processes) -> None:
+        """`reader`: name of the IdReader among the model's modules; as a module here too it would be wrapped twice."""
+        super().__init__()
+        self.model, self._reader, self.temperature = model, reader, config.temperature
+        self._processes = processes
+
+    @property
+    def reader(self) -> IdReader:
+        reader = self.model.get_submodule(self._reader)
+        assert isinstance(reader, IdReader)
+        return reader
+
+    def forward(self, batch: TensorIds) -> Tensor:
+        """[4]."""
+        hidden_FH = states(self.model, self.reader, batch)
+        loss_M = cross_entropy(hidden_FH[batch.label_M], self.model.get_output_embeddings().weight, batch.target_M)
+        choice = loss_M[batch.is_choice_M].sum()
+        compared_S = self._compared(batch)
+        direction_SH = self.reader.directions(compared_S)
+        similar_QS = self.reader.wanted(hidden_FH[batch.state_Q]) @ direction_SH.T / self.temperature
+        user_item = F.cross_entropy(similar_QS, torch.searchsorted(compared_S, batch.next_Q), reduction="sum")
+        id_text = self._id_text(batch, compared_S)
+        return torch.stack([loss_M.sum() - choice, choice, id_text, user_item])
+
+    def _compared(self, batch: TensorIds) -> Tensor:
+        """Items [S] in ascending order: the targets of all processes, and those drawn."""
+        compared = torch.cat([self._processes.union(batch.next_Q), batch.drawn_S])
+        compared_S: Tensor = compared.unique()  # type: ignore[no-untyped-call]
+        return compared_S
+
+    def _id_text(self, batch: TensorIds, compared_S: Tensor) -> Tensor:
+        """Mean InfoNCE (nats): each item's vector has to find its text's among the others', and the way back."""
+        aligned_A = self._processes.union(batch.next_Q)
+        if len(aligned_A) < LEAST_ALIGNED:
+            aligned_A = torch.cat([aligned_A, compared_S[:: max(1, len(compared_S) // LEAST_ALIGNED)]]).unique()
+        aligned_A = aligned_A[self.reader.has_behaviour_N[aligned_A]]
+        of_id_AH, of_text_AH = self.reader.sides(aligned_A)
+        similar_AA = of_id_AH @ of_text_AH.T / self.temperature
+        own_A = torch.arange(len(aligned_A), device=aligned_A.device)
+        return (F.cross_entropy(similar_AA, own_A) + F.cross_entropy(similar_AA.T, own_A)) / 2
+
+
+def states(model: PreTrainedModel, reader: IdReader, batch: TensorIds) -> Tensor:
+    """Last hidden states [R*P,H]."""
+    embedded_RPH = model.get_input_embeddings()(batch.ids_RP)
+    flat_FH = embedded_RPH.flatten(0, 1)
+    if len(batch.id_item_I):
+        vectors_IH = reader.vectors(batch.id_item_I).to(flat_FH.dtype)
+        flat_FH = flat_FH.index_copy(0, batch.id_place_I, vectors_IH)
+    hidden_RPH: Tensor = model.base_model(
+        inputs_embeds=flat_FH.view_as(embedded_RPH),
+        position_ids=batch.position_RP,
+        attention_mask=within_blocks(batch.block_RP),
+        use_cache=False,
+    ).last_hidden_state
+    return hidden_RPH.flatten(0, 1)

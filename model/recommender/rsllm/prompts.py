@@ -1,0 +1,243 @@
+"""Prompts of titles and ID tokens [paper: RSLLM], as packed batches.
+
+An item is its title and one ID token behind it. The state there, or of the instruction's last token, says which item
+comes next; one pass over a window predicts every target in it, the title by words and the item by its vector [ours].
+
+In the first stage an ID token is a word like any other; from the second on it is the item's vector. Which of the two
+an example has is drawn: the share of the second rises along the curriculum.
+
+Shapes: B examples, T items of a window, C candidates, W words of a title, X positions of an example, R packed rows,
+P positions of a row, F tokens, M labels, I ID tokens, Q states that predict an item, S drawn items, N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from model.config import RsllmConfig
+from model.data.packing import pack
+from model.recommender.examples import token_rows
+from model.recommender.methods.base import PAD, Bools, Ints
+from model.recommender.tasks import INSTRUCTION
+
+ITEM_TOKEN = "<item>"  # noqa: S105  # a word of the vocabulary, no secret
+CANDIDATES = 20
+"""Of the choice [paper]: the item and others at random."""
+CHOICE_TOKENS = [f"<choice_{number}>" for number in range(CANDIDATES)]
+QUESTION, ANSWER = "\nOne of:", "\nNext:"
+TERMS = ("title", "choice", "id_text", "user_item")
+"""Summed losses of a batch: words of titles, choices among candidates, and the two contrastive ones."""
+
+
+@dataclass(frozen=True)
+class IdRows:
+    """Examples, or a stretch of them; padding (-1 among the ids) may stand anywhere in a stretch."""
+
+    ids_BX: Ints
+    is_label_BX: Bools
+    item_BX: Ints
+    """At ID tokens, the item; else -1."""
+    next_BX: Ints
+    """Where the state is to predict an item, that item; else -1."""
+
+    def where(self, rows_B: Bools | Ints) -> IdRows:
+        """Some of the examples."""
+        return IdRows(*(each[rows_B] for each in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class IdBatch:
+    """Packed rows of examples."""
+
+    ids_RP: Ints
+    position_RP: Ints
+    block_RP: Ints
+    label_M: Ints
+    """Flat index into R x P of the position that predicts the label, which is the one before it."""
+    target_M: Ints
+    is_choice_M: Bools
+    id_place_I: Ints
+    """Flat index of ID tokens that are read as vectors."""
+    id_item_I: Ints
+    state_Q: Ints
+    """Flat index of the states that predict an item."""
+    next_Q: Ints
+    drawn_S: Ints
+    """Items that all processes compare with, beside the targets of all of them."""
+    choice_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Without padding."""
+        return int((self.block_RP > 0).sum())
+
+    @property
+    def kind_sizes(self) -> tuple[int, ...]:
+        return (len(self.label_M),)
+
+    @property
+    def labels(self) -> Ints:
+        """By TERMS. What is compared with texts is known on the device only; `loss` gives a mean there."""
+        choices = int(self.is_choice_M.sum())
+        return np.array([len(self.label_M) - choices, choices, 1, len(self.next_Q)])
+
+    @property
+    def tokens_of(self) -> Ints:
+        """By TERMS; both contrastive losses read the windows that the words are in."""
+        return np.array([self.tokens - self.choice_tokens, self.choice_tokens, 0, 0])
+
+
+class TensorIds:
+    """`IdBatch` on the training device."""
+
+    def __init__(self, batch: IdBatch, device: torch.device) -> None:
+        for name, values in vars(batch).items():
+            if isinstance(values, np.ndarray):
+                setattr(self, name, torch.from_numpy(values).to(device, non_blocking=True))
+
+    ids_RP: Tensor
+    position_RP: Tensor
+    block_RP: Tensor
+    label_M: Tensor
+    target_M: Tensor
+    is_choice_M: Tensor
+    id_place_I: Tensor
+    id_item_I: Tensor
+    state_Q: Tensor
+    next_Q: Tensor
+    drawn_S: Tensor
+
+
+class ItemPrompts:
+    """Turns windows, histories and candidates into token rows."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, titles: Sequence[str], config: RsllmConfig) -> None:
+        """`titles` of all items."""
+        self.titles_NW = token_rows(tokenizer, [f" {title}" for title in titles], config.title_tokens)
+        if config.prompts == "ids":
+            self.titles_NW = self.titles_NW[:, :0]
+        self._tokenizer = tokenizer
+        self.item_token = int(tokenizer.convert_tokens_to_ids(ITEM_TOKEN))  # type: ignore[arg-type]
+        self.choice_ids_C = np.asarray(tokenizer.convert_tokens_to_ids(CHOICE_TOKENS), np.int64)
+        self._instruction, self._question, self._answer = (
+            self._encoded(text) for text in (INSTRUCTION, QUESTION, ANSWER)
+        )
+
+    @property
+    def item_tokens(self) -> int:
+        """The most tokens that an item has."""
+        return int(self.titles_NW.shape[1]) + 1
+
+    def longest(self, window_items: int, history_items: int) -> int:
+        """The most tokens that an example can have."""
+        history = len(self._instruction) + history_items * self.item_tokens
+        asked = len(self._question) + CANDIDATES * (self.item_tokens + 1) + len(self._answer) + 1
+        return max(len(self._instruction) + window_items * self.item_tokens, history + asked)
+
+    def windows(self, items_BT: Ints, targets_BT: Ints) -> IdRows:
+        """Every target of the windows is predicted: its words, and itself from the state before them."""
+        segments = [self._text(self._instruction, len(items_BT)), *self._items(items_BT, targets_BT == 1)]
+        rows = _left_aligned(segments)
+        # The state that predicts an item is that of the ID token before it, or of the instruction's last token.
+        next_BX = np.full_like(rows.ids_BX, PAD)
+        wanted_BT = (targets_BT == 1) & (items_BT != PAD)
+        ends_BX = rows.item_BX != PAD
+        ends_BX[:, len(self._instruction) - 1] = True
+        number_BX = np.cumsum(ends_BX, axis=1) - 1  # of the item that comes behind this end
+        row, place = np.nonzero(ends_BX)
+        behind = number_BX[row, place]
+        inside = behind < items_BT.shape[1]
+        row, place, behind = row[inside], place[inside], behind[inside]
+        next_BX[row, place] = np.where(wanted_BT[row, behind], items_BT[row, behind], PAD)
+        return IdRows(rows.ids_BX, rows.is_label_BX, rows.item_BX, next_BX)
+
+    def histories(self, history_BT: Ints) -> IdRows:
+        """Prompts of inference; a history may be empty. The state of the last token says what comes next."""
+        rows = _left_aligned([self._text(self._instruction, len(history_BT)), *self._items(history_BT)])
+        return asking(rows, behind=0)
+
+    def choices(self, history_BT: Ints, candidates_BC: Ints, answer_B: Ints) -> IdRows:
+        """Which of the candidates is next, answered by its number; each number stands behind its candidate."""
+        B = len(history_BT)
+        segments = [self._text(self._instruction, B), *self._items(history_BT), self._text(self._question, B)]
+        for place, number in enumerate(self.choice_ids_C[: candidates_BC.shape[1]]):
+            segments += [*self._items(candidates_BC[:, place : place + 1]), self._text(np.array([number]), B)]
+        segments.append(self._text(self._answer, B))
+        answer = _plain(self.choice_ids_C[answer_B][:, None])
+        segments.append(IdRows(answer.ids_BX, np.ones((B, 1), bool), answer.item_BX, answer.next_BX))
+        return _left_aligned(segments)
+
+    def _items(self, items_BT: Ints, is_target_BT: Bools | None = None) -> list[IdRows]:
+        """Titles with an ID token behind each; those of targets are labels."""
+        there_BT = items_BT != PAD
+        words_BTW = np.where(there_BT[..., None], self.titles_NW[items_BT], PAD)
+        token_BT1 = np.where(there_BT, self.item_token, PAD)[..., None]
+        ids_BX = np.concatenate([words_BTW, token_BT1], axis=2).reshape(len(items_BT), -1)
+        is_label_BT = np.zeros(items_BT.shape, bool) if is_target_BT is None else is_target_BT
+        item_BTX = np.full((*items_BT.shape, self.item_tokens), PAD)
+        item_BTX[..., -1] = items_BT
+        is_label_BX = np.repeat(is_label_BT, self.item_tokens, axis=1)
+        return [IdRows(ids_BX, is_label_BX, item_BTX.reshape(ids_BX.shape), np.full_like(ids_BX, PAD))]
+
+    def _text(self, ids_X: Ints, rows: int) -> IdRows:
+        return _plain(np.broadcast_to(ids_X, (rows, len(ids_X))))
+
+    def _encoded(self, text: str) -> Ints:
+        ids_X: Ints = token_rows(self._tokenizer, [text], len(text))[0]
+        return ids_X
+
+
+def asking(rows: IdRows, behind: int) -> IdRows:
+    """The examples, asked for an item at the last token but `behind`; for which one is nothing to inference."""
+    next_BX = np.full_like(rows.ids_BX, PAD)
+    next_BX[np.arange(len(next_BX)), (rows.ids_BX != PAD).sum(1) - 1 - behind] = 0
+    return replace(rows, next_BX=next_BX)
+
+
+def packed(windows: IdRows, choices: IdRows | None, known_B: Bools, drawn_S: Ints, row_tokens: int) -> IdBatch:
+    """Examples side by side. `known_B`: of windows, then choices, whose ID tokens are read as vectors."""
+    parts = [windows] if choices is None else [windows, choices]
+    there = [each.ids_BX != PAD for each in parts]
+    length_B = np.concatenate([each.sum(1) for each in there])
+    layout = pack(length_B, row_tokens)
+    ids_F, is_label_F, item_F, next_F = (
+        np.concatenate([getattr(part, each.name)[inside] for part, inside in zip(parts, there, strict=True)])
+        for each in fields(IdRows)
+    )
+    label_F, state_F = np.flatnonzero(is_label_F), np.flatnonzero(next_F != PAD)
+    id_F = np.flatnonzero((item_F != PAD) & np.repeat(known_B, length_B))
+    windows_tokens = int(there[0].sum())
+    return IdBatch(
+        ids_RP=layout.spread(ids_F),
+        position_RP=layout.position_RP,
+        block_RP=layout.block_RP,
+        label_M=layout.place_F[label_F] - 1,
+        target_M=ids_F[label_F],
+        is_choice_M=label_F >= windows_tokens,
+        id_place_I=layout.place_F[id_F],
+        id_item_I=item_F[id_F],
+        state_Q=layout.place_F[state_F],
+        next_Q=next_F[state_F],
+        drawn_S=drawn_S,
+        choice_tokens=len(ids_F) - windows_tokens,
+    )
+
+
+def _plain(ids_BX: Ints) -> IdRows:
+    nothing_BX = np.full(ids_BX.shape, PAD)
+    return IdRows(ids_BX, np.zeros(ids_BX.shape, bool), nothing_BX, nothing_BX)
+
+
+def _left_aligned(segments: list[IdRows]) -> IdRows:
+    """The segments side by side with the padding moved behind, cut to the longest row."""
+    rows = [np.concatenate([getattr(each, name.name) for each in segments], axis=1) for name in fields(IdRows)]
+    away_BX = rows[0] == PAD
+    length = int((~away_BX).sum(axis=1).max(initial=0))
+    order_BX = np.argsort(away_BX, axis=1, kind="stable")[:, :length]
+    return IdRows(*(np.take_along_axis(each, order_BX, axis=1) for each in rows))
