@@ -27,12 +27,12 @@ from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, Split, run
 from jobs.transforms.snapshot import newest_per_key
 from model.config import TokenizerConfig
-from model.data.files import load_tensors, save_table, save_tensors
+from model.data.files import ITEMS_FILE, TEXTS_FILE, load_tensors, save_table, save_tensors
 from model.generation import Manifest, sha256
 from model.recommender.ttds import item_states
 from model.recommender.users import STATES_FILE
 from model.tokenizer.health import reserve
-from model.tokenizer.train import ITEMS_FILE, TEXTS_FILE, append_codes, write_item_codes
+from model.tokenizer.train import append_codes, write_item_codes
 
 log = logging.getLogger("encode_items")
 
@@ -63,7 +63,7 @@ def main(ds: Day, split: OptionalSplit = None, append: Append = False, settings_
         known = spark.read.parquet(*code_files(settings, codebook))
         items = newest_per_key(item_text.read(spark, None, ds.date()), "item_id").join(known, "item_id", "left_anti")
         # Item-sized, like everything from here on.
-        new = items.select("item_id", "text_hash", "text").orderBy("item_id").toPandas()
+        new = items.select("item_id", "text_hash", "title", "text").orderBy("item_id").toPandas()
         if new.empty:
             log.info("every item has its code in %s", codebook.identity)
             return
@@ -73,7 +73,9 @@ def main(ds: Day, split: OptionalSplit = None, append: Append = False, settings_
         draft = additions_store(settings, codebook).begin()
         text_NE = load_tensors(write_text_vectors(spark, settings, numbered, draft))["vectors"]
         index_N = np.arange(first_index, first_index + len(new), dtype=np.int32)
-        save_table(draft.path(TEXTS_FILE), pa.table({"item_index": index_N, "text": new["text"]}))
+        save_table(
+            draft.path(TEXTS_FILE), pa.table({"item_index": index_N, "title": new["title"], "text": new["text"]})
+        )
         # The codebook's own settings: today's may be for the next one.
         tokenizer = TokenizerConfig(**codebook.manifest.settings["tokenizer"])
         levels = (f"code_{level}" for level in range(tokenizer.levels))

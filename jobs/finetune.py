@@ -13,12 +13,18 @@ from __future__ import annotations
 
 from jobs.common.artefacts import by_identity, commit_trained, descendant, method_of, newest, remove, store
 from jobs.common.launch import launch
-from jobs.common.rankers import FUSION, signal_inputs
+from jobs.common.rankers import FUSION, signal_inputs, vector_inputs
 from jobs.common.settings import load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, SplitOption, run
 from jobs.common.tracking import log_training, require_mlflow
 from model.recommender.methods.base import LANGUAGE_MODEL, START
+
+ENTRIES = {
+    "semantic_convergence": "model.recommender.train:finetune",
+    "ttds": "model.recommender.train:finetune",
+    "rsllm": "model.recommender.rsllm.train:finetune",
+}
 
 
 def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> None:
@@ -39,6 +45,8 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
     draft = store(settings, "model", split).begin()
     checkpoints = settings.store_uri("checkpoints", split)
     inputs = {"training_set": training_set.uri, "codebook": codebook.uri}
+    if settings.method == "rsllm":
+        inputs |= vector_inputs(behaviour)
     if settings.method == "ttds":  # the second stage: the model that the codes were made with goes on
         inputs[START] = codebook.path(LANGUAGE_MODEL)
     request = {
@@ -48,14 +56,14 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
         "checkpoints": checkpoints,
     }
     with open_spark(settings, "finetune"):
-        metrics = launch(settings.training, "model.recommender.train:finetune", request)
+        metrics = launch(settings.training, ENTRIES[settings.method], request)
         if settings.model.fusion.signals:
             alone = settings.training.model_copy(update={"processes": 1})
             known = inputs | {"model": draft.uri} | signal_inputs(training_set, behaviour)
             fitting = request | {"inputs": known, "output": draft.path(FUSION)}
             metrics["fusion"] = launch(alone, "model.recommender.fusion:fit", fitting)
     parents = {"training_set": training_set, "codebook": codebook, "behaviour": behaviour}
-    shapes = ("backbone", "finetune", "ttds", "fusion", "history_items", "window_items")
+    shapes = ("backbone", "finetune", "ttds", "rsllm", "fusion", "history_items", "window_items")
     speed = metrics.pop("speed")  # differs from run to run, so no manifest has it
     model = commit_trained(settings, draft, ds.date(), split, metrics, parents, shapes)
     log_training(settings, model.identity, metrics, speed)

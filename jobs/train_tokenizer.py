@@ -21,8 +21,9 @@ from jobs.common.launch import launch
 from jobs.common.settings import load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, SplitOption, run
+from model.data.files import ITEMS_FILE, TEXT_VECTORS_FILE
 from model.tokenizer.health import churn
-from model.tokenizer.train import ITEMS_FILE, TEXT_VECTORS_FILE, train_tokenizer
+from model.tokenizer.train import train_tokenizer
 
 
 def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> None:

@@ -9,9 +9,8 @@ from pyspark.sql import DataFrame, SparkSession
 from jobs.common.artefacts import store
 from jobs.common.contracts import ITEM_VECTOR
 from jobs.common.settings import Settings
-from model.data.files import save_tensors
+from model.data.files import TEXT_VECTORS_FILE, save_tensors
 from model.generation import Draft, GenerationStore, digest
-from model.tokenizer.train import TEXT_VECTORS_FILE
 
 
 def vectors_store(settings: Settings) -> GenerationStore:

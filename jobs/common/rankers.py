@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobs.common.artefacts import additions_store, by_identity, code_files, method_of
 from jobs.common.settings import Settings
 from jobs.transforms.ranking import RankingTask
+from model.data.files import TEXT_VECTORS_FILE
 from model.generation import Generation
 
 FUSION = "fusion"
@@ -14,6 +15,11 @@ FUSION = "fusion"
 def signal_inputs(training_set: Generation, behaviour: Generation) -> dict[str, str]:
     """What the signals beside the language model are read from."""
     return {"training_set": training_set.uri, "behaviour": behaviour.uri}
+
+
+def vector_inputs(behaviour: Generation) -> dict[str, str]:
+    """What ID tokens are read from."""
+    return {"behaviour": behaviour.uri, "text_vectors": behaviour.path(TEXT_VECTORS_FILE)}
 
 
 def model_task(
@@ -26,11 +32,18 @@ def model_task(
         "codebook": codebook.uri,
         "codebook_additions": [addition.uri for addition in additions_store(settings, codebook).complete()],
     }
-    if model.manifest.settings.get(FUSION, {}).get("signals"):
-        made_of = (by_identity(settings, model.manifest.parents[role]) for role in ("training_set", "behaviour"))
-        inputs |= {FUSION: model.path(FUSION), **signal_inputs(*made_of)}
+    method, fused = method_of(model), bool(model.manifest.settings.get(FUSION, {}).get("signals"))
+    if fused or method == "rsllm":
+        training_set, behaviour = (
+            by_identity(settings, model.manifest.parents[role]) for role in ("training_set", "behaviour")
+        )
+        inputs |= signal_inputs(training_set, behaviour)
+        if fused:
+            inputs[FUSION] = model.path(FUSION)
+        if method == "rsllm":
+            inputs |= vector_inputs(behaviour)
     return RankingTask(
-        method_of(model),
+        method,
         {"config": settings.model_json(), "inputs": inputs},
         code_files(settings, codebook),
         settings.model.decoding.top_k,

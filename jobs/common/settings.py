@@ -171,8 +171,8 @@ class Settings(BaseSettings):
     publishing: Publishing = Publishing()
     cost_per_hour: float = Field(0, ge=0)
     """What an hour of the machines costs, in any currency: the report says what each step did. 0: it does not."""
-    method: Literal["semantic_convergence", "ttds"] = "semantic_convergence"
-    """What is trained; a model that is live goes on with its own. "ttds": model.ttds says more."""
+    method: Literal["semantic_convergence", "ttds", "rsllm"] = "semantic_convergence"
+    """What is trained; a model that is live goes on with its own. See also model.ttds, model.rsllm."""
     model: ModelConfig = ModelConfig()
 
     @classmethod

@@ -16,6 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 
+TEXT_VECTORS_FILE = "text_vectors.safetensors"
+TEXTS_FILE = "texts.parquet"
+"""Of additions to a codebook: (item_index, title, text)."""
+ITEMS_FILE = "items.parquet"
+"""Of a codebook, of additions to it: the codes."""
+
 
 def save_tensors(uri: str, tensors: Mapping[str, np.ndarray]) -> None:
     _write(uri, safetensors.numpy.save({name: np.ascontiguousarray(values) for name, values in tensors.items()}))

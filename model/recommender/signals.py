@@ -24,13 +24,12 @@ from scipy import sparse
 from model.behaviour.ranker import load_encoder, log_probabilities
 from model.behaviour.sasrec import SasRec
 from model.config import SignalName
-from model.data.files import load_json, load_tensors, save_json
+from model.data.files import TEXT_VECTORS_FILE, TEXTS_FILE, load_json, load_tensors, save_json
 from model.data.reader import read_table
 from model.evaluation import cooccurrence
 from model.evaluation.cooccurrence import DECAYS, decayed_sum, load_weights
 from model.recommender.methods.base import PAD, Floats, Ints
 from model.recommender.words import Words
-from model.tokenizer.train import TEXT_VECTORS_FILE, TEXTS_FILE
 
 LANGUAGE_MODEL: SignalName = "language_model"
 DENSE: tuple[SignalName, ...] = tuple(name for name in get_args(SignalName) if name != LANGUAGE_MODEL)

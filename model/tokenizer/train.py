@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from model.config import model_config
-from model.data.files import load_tensors, save_json, save_table, save_tensors
+from model.data.files import ITEMS_FILE, load_tensors, save_json, save_table, save_tensors
 from model.data.reader import read_items
 from model.data.targets import read_targets
 from model.tokenizer.codebook import Codebook
@@ -26,10 +26,6 @@ from model.tokenizer.neighbours import preservation, together
 from model.tokenizer.portrait import examples, picture, tree
 from model.tokenizer.quantizer import Ints
 
-TEXT_VECTORS_FILE = "text_vectors.safetensors"
-TEXTS_FILE = "texts.parquet"
-"""Of additions: (item_index, text)."""
-ITEMS_FILE = "items.parquet"
 SAMPLED_BATCHES = 16
 """Of windows, for the figures on neighbours: the training set grows with the users, the tokenizer must not."""
 

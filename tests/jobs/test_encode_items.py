@@ -20,9 +20,10 @@ from jobs.common.settings import Settings, load_settings
 from jobs.common.tables import write_rows
 from jobs.encode_items import warn_of_reserve
 from model.config import TokenizerConfig
+from model.data.files import ITEMS_FILE
 from model.generation import Generation, Manifest
 from model.tokenizer.codebook import Codebook
-from model.tokenizer.train import ITEMS_FILE, write_item_codes
+from model.tokenizer.train import write_item_codes
 from tests.jobs.conftest import DAY, NEXT_DAY, utc
 
 ROOM = {"prefixes": 40, "full": 0, "nearly_full": 0, "tightest": [{"prefix": "3-1-4", "free": 12}]}

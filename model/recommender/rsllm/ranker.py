@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from model.behaviour.item_texts import TextComponents
 from model.config import ModelConfig, model_config
-from model.data.files import load_json, load_tensors
+from model.data.files import TEXTS_FILE, load_json, load_tensors
 from model.data.packing import batches_of_similar_length
 from model.data.reader import read_table
 from model.evaluation.scored import top_k
@@ -26,7 +26,6 @@ from model.recommender.rsllm.loss import states
 from model.recommender.rsllm.prompts import IdRows, ItemPrompts, TensorIds, asking, packed
 from model.recommender.rsllm.reader import IdReader, read_vectors, teacher_of
 from model.recommender.vocabulary import read_codes
-from model.tokenizer.train import TEXTS_FILE
 
 METHOD = "rsllm"
 READER_FILE = "id_reader.safetensors"

@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.behaviour.item_texts import TextComponents
-from model.data.files import load_tensors
+from model.data.files import TEXT_VECTORS_FILE, load_tensors
 from model.generation import sha256
-from model.tokenizer.train import TEXT_VECTORS_FILE
 
 VECTORS_FILE = "vectors.safetensors"
 TEXT_COMPONENTS = 128
