@@ -142,48 +142,39 @@ class ItemPrompts:
 
     def windows(self, items_BT: Ints, targets_BT: Ints) -> IdRows:
         """Every target of the windows is predicted: its words, and itself from the state before them."""
-        segments = [self._text(self._instruction, len(items_BT)), *self._items(items_BT, targets_BT == 1)]
-        rows = _left_aligned(segments)
-        # The state that predicts an item is that of the ID token before it, or of the instruction's last token.
-        next_BX = np.full_like(rows.ids_BX, PAD)
-        wanted_BT = (targets_BT == 1) & (items_BT != PAD)
-        ends_BX = rows.item_BX != PAD
-        ends_BX[:, len(self._instruction) - 1] = True
-        number_BX = np.cumsum(ends_BX, axis=1) - 1  # of the item that comes behind this end
-        row, place = np.nonzero(ends_BX)
-        behind = number_BX[row, place]
-        inside = behind < items_BT.shape[1]
-        row, place, behind = row[inside], place[inside], behind[inside]
-        next_BX[row, place] = np.where(wanted_BT[row, behind], items_BT[row, behind], PAD)
-        return IdRows(rows.ids_BX, rows.is_label_BX, rows.item_BX, next_BX)
+        wanted_BT = np.where(targets_BT == 1, items_BT, PAD)
+        instruction = self._text(self._instruction, len(items_BT))
+        next_BX = instruction.next_BX.copy()
+        next_BX[:, -1] = wanted_BT[:, 0]
+        return _left_aligned([replace(instruction, next_BX=next_BX), self._items(items_BT, wanted_BT)])
 
     def histories(self, history_BT: Ints) -> IdRows:
         """Prompts of inference; a history may be empty. The state of the last token says what comes next."""
-        rows = _left_aligned([self._text(self._instruction, len(history_BT)), *self._items(history_BT)])
+        rows = _left_aligned([self._text(self._instruction, len(history_BT)), self._items(history_BT)])
         return asking(rows, behind=0)
 
     def choices(self, history_BT: Ints, candidates_BC: Ints, answer_B: Ints) -> IdRows:
         """Which of the candidates is next, answered by its number; each number stands behind its candidate."""
         B = len(history_BT)
-        segments = [self._text(self._instruction, B), *self._items(history_BT), self._text(self._question, B)]
+        segments = [self._text(self._instruction, B), self._items(history_BT), self._text(self._question, B)]
         for place, number in enumerate(self.choice_ids_C[: candidates_BC.shape[1]]):
-            segments += [*self._items(candidates_BC[:, place : place + 1]), self._text(np.array([number]), B)]
+            segments += [self._items(candidates_BC[:, place : place + 1]), self._text(np.array([number]), B)]
         segments.append(self._text(self._answer, B))
-        answer = _plain(self.choice_ids_C[answer_B][:, None])
-        segments.append(IdRows(answer.ids_BX, np.ones((B, 1), bool), answer.item_BX, answer.next_BX))
+        segments.append(replace(_plain(self.choice_ids_C[answer_B][:, None]), is_label_BX=np.ones((B, 1), bool)))
         return _left_aligned(segments)
 
-    def _items(self, items_BT: Ints, is_target_BT: Bools | None = None) -> list[IdRows]:
-        """Titles with an ID token behind each; those of targets are labels."""
-        there_BT = items_BT != PAD
-        words_BTW = np.where(there_BT[..., None], self.titles_NW[items_BT], PAD)
-        token_BT1 = np.where(there_BT, self.item_token, PAD)[..., None]
-        ids_BX = np.concatenate([words_BTW, token_BT1], axis=2).reshape(len(items_BT), -1)
-        is_label_BT = np.zeros(items_BT.shape, bool) if is_target_BT is None else is_target_BT
-        item_BTX = np.full((*items_BT.shape, self.item_tokens), PAD)
+    def _items(self, items_BT: Ints, wanted_BT: Ints | None = None) -> IdRows:
+        """Titles with an ID token behind each. Items that are wanted are labels, and predicted by the state before."""
+        B, there_BT = len(items_BT), items_BT != PAD
+        if wanted_BT is None:
+            wanted_BT = np.full(items_BT.shape, PAD)
+        ids_BTX, item_BTX, next_BTX = np.full((3, *items_BT.shape, self.item_tokens), PAD)
+        ids_BTX[..., :-1] = np.where(there_BT[..., None], self.titles_NW[items_BT], PAD)
+        ids_BTX[..., -1] = np.where(there_BT, self.item_token, PAD)
         item_BTX[..., -1] = items_BT
-        is_label_BX = np.repeat(is_label_BT, self.item_tokens, axis=1)
-        return [IdRows(ids_BX, is_label_BX, item_BTX.reshape(ids_BX.shape), np.full_like(ids_BX, PAD))]
+        next_BTX[:, :-1, -1] = wanted_BT[:, 1:]
+        is_label_BX = np.repeat(wanted_BT != PAD, self.item_tokens, axis=1)
+        return IdRows(ids_BTX.reshape(B, -1), is_label_BX, item_BTX.reshape(B, -1), next_BTX.reshape(B, -1))
 
     def _text(self, ids_X: Ints, rows: int) -> IdRows:
         return _plain(np.broadcast_to(ids_X, (rows, len(ids_X))))

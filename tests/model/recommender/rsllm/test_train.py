@@ -1,0 +1,230 @@
+"""RSLLM from its windows to its lists, on the circle: ranked, chosen, killed, resumed, on two processes, with LoRA."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.numpy import load_file
+
+from model.config import model_config
+from model.data.files import TEXT_VECTORS_FILE, TEXTS_FILE, load_json, save_table, save_tensors
+from model.processes import ALONE
+from model.recommender.fusion import fit
+from model.recommender.inference import load_ranker
+from model.recommender.methods.base import PAD, Users
+from model.recommender.rsllm.loss import RsllmLoss, states
+from model.recommender.rsllm.prompts import TERMS, TensorIds
+from model.recommender.rsllm.ranker import RsllmRanker
+from model.recommender.rsllm.train import READER, finetune, prepare
+from tests.model.recommender.conftest import ITEMS, LEVELS, code_table
+from tests.model.recommender.rsllm.conftest import NEW, on_circle
+
+ROOT = Path(__file__).parents[4]
+Request = Callable[..., dict[str, Any]]
+Kill = Callable[[int, Callable[[], object]], list[int]]
+
+
+def opened(request: dict[str, Any], **inputs: Any) -> RsllmRanker:
+    ranker = load_ranker(request | {"inputs": request["inputs"] | {"model": request["output"]} | inputs})
+    assert isinstance(ranker, RsllmRanker)
+    return ranker
+
+
+@pytest.fixture(scope="module")
+def histories() -> tuple[np.ndarray, np.ndarray]:
+    """Histories [V,5] and what comes next."""
+    first_V = np.array([place for place in range(ITEMS) if NEW not in [(place + step) % ITEMS for step in range(6)]])
+    history_VH = (first_V[:, None] + np.arange(5)) % ITEMS
+    return history_VH, (first_V + 5) % ITEMS
+
+
+def test_it_learns_the_circle_and_ranks_by_it(ids_request: Request, histories: tuple[np.ndarray, np.ndarray]) -> None:
+    request = ids_request(finetune={"epochs": 12}, rsllm={"choice_share": 1.0})
+    metrics = finetune(request)
+    assert set(metrics["loss"]) == set(TERMS)
+    for losses in metrics["loss"].values():
+        assert losses[-1] < losses[0]
+    assert load_json(f"{request['output']}/metrics.json")["loss"] == metrics["loss"]
+    ranker, (history_VH, next_V) = opened(request), histories
+    users = Users([""] * len(next_V), history_VH)
+    ranked = ranker.rank(users, history_VH, np.ones(ITEMS, bool), 5)
+    assert (ranked.items_BK == next_V[:, None]).any(1).mean() > 0.9
+    assert not (ranked.items_BK[:, :, None] == history_VH[:, None, :]).any()
+    assert np.array_equal(ranked.codes_BKL, ranker.codes_NL[ranked.items_BK])
+    np.testing.assert_allclose(ranker.score(users, ranked.items_BK), ranked.scores_BK, atol=1e-4)
+    # A candidate list: most answers name a candidate, and the right one more often than chance would.
+    candidates_BC = (next_V[:, None] + np.arange(20)) % ITEMS
+    chosen_B = ranker.choose(history_VH, candidates_BC)
+    assert (chosen_B != PAD).mean() > 0.9
+
+
+def test_an_item_that_nobody_took_is_found_by_its_text(ids_request: Request) -> None:
+    request = ids_request(finetune={"epochs": 12})
+    finetune(request)
+    ranker = opened(request)
+    history_1H = (NEW - 5 + np.arange(5))[None] % ITEMS
+    ranked = ranker.rank(Users([""], history_1H), history_1H, np.ones(ITEMS, bool), 6)
+    assert NEW in ranked.items_BK[0].tolist()
+
+
+def test_later_items_are_ranked_and_read(ids_request: Request, tmp_path: Path) -> None:
+    request = ids_request()
+    finetune(request)
+    save_tensors(f"{tmp_path}/more/{TEXT_VECTORS_FILE}", {"vectors": on_circle(np.array([7]), 6)})
+    texts = pa.table({"item_index": [ITEMS], "title": ["Amber anchor"], "text": ["Amber anchor"]})
+    save_table(f"{tmp_path}/more/{TEXTS_FILE}", texts)
+    save_table(f"{tmp_path}/more/items.parquet", code_table(np.full((1, LEVELS), 7), ITEMS))
+    ranker = opened(request, codebook_additions=[f"{tmp_path}/more"])
+    history_1H = np.array([[ITEMS, 3]])
+    only_N = np.arange(ITEMS + 1) == ITEMS
+    ranked = ranker.rank(Users([""], history_1H), np.empty((1, 0), np.int64), only_N, 3)
+    assert ranked.items_BK.tolist() == [[ITEMS, PAD, PAD]]
+    assert ranked.codes_BKL[0, 0].tolist() == [7] * LEVELS
+    assert np.isneginf(ranked.scores_BK[0, 1:]).all()
+
+
+def test_another_teacher_is_refused(ids_request: Request, tmp_path: Path) -> None:
+    request = ids_request()
+    finetune(request)
+    other = {"vectors": on_circle(np.arange(ITEMS) + 0.5, 8), "count": np.ones(ITEMS, np.int64)}
+    save_tensors(f"{tmp_path}/other/vectors.safetensors", other)
+    with pytest.raises(ValueError, match=r"was trained with the item vectors sha256:.*but .*/other has others"):
+        opened(request, behaviour=f"{tmp_path}/other")
+
+
+def test_the_result_does_not_depend_on_blocks_or_company(
+    ids_request: Request, histories: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = ids_request()
+    finetune(request)
+    ranker, (history_VH, _) = opened(request), histories
+    history_VH = np.concatenate([history_VH, np.full((1, 5), PAD)])
+    everything_N = np.arange(ITEMS) % 7 > 0
+    whole = ranker.rank(Users([""] * len(history_VH), history_VH), history_VH[:, :2], everything_N, 9)
+    monkeypatch.setattr("model.recommender.rsllm.ranker.BLOCK_SCORES", 50)
+    monkeypatch.setattr("model.recommender.rsllm.ranker.BLOCK_USERS", 4)
+    blocks = ranker.rank(Users([""] * len(history_VH), history_VH), history_VH[:, :2], everything_N, 9)
+    assert np.array_equal(whole.items_BK, blocks.items_BK)
+    for row in (0, len(history_VH) - 1):
+        alone = ranker.rank(Users([""], history_VH[row : row + 1]), history_VH[row : row + 1, :2], everything_N, 9)
+        assert np.array_equal(alone.items_BK[0], whole.items_BK[row])
+        np.testing.assert_allclose(alone.scores_BK[0], whole.scores_BK[row], atol=1e-4)
+
+
+def test_late_fusion_takes_it_for_the_language_model(ids_request: Request, tmp_path: Path) -> None:
+    request = ids_request(fusion={"signals": ["language_model", "item_knn", "successor", "words"], "shortlist": 12})
+    finetune(request)
+    inputs = request["inputs"] | {"model": request["output"]}
+    fitted = fit(request | {"inputs": inputs, "output": str(tmp_path / "fusion")})
+    assert fitted["weights"]["list"]["language_model"] > 0
+    ranker = load_ranker(request | {"inputs": inputs | {"fusion": str(tmp_path / "fusion")}})
+    history_1H = np.array([[3, 4, 5, 6, 7]])
+    ranked = ranker.rank(Users([""], history_1H), history_1H, np.ones(ITEMS, bool), 3)
+    assert ranked.items_BK[0, 0] == 8
+    assert ranked.codes_BKL.shape == (1, 3, 4)
+
+
+@pytest.mark.parametrize("killed_at", [2, 8])
+def test_killed_and_resumed_it_ends_as_if_nothing_had_been(
+    ids_request: Request, tmp_path: Path, kill: Kill, killed_at: int
+) -> None:
+    settings = {"finetune": {"checkpoint_steps": 3, "epochs": 2}, "rsllm": {"choice_share": 0.3}}
+    whole, resumed = ids_request("whole", **settings), ids_request("resumed", **settings)
+    expected = finetune(whole)
+    request = resumed | {"checkpoints": str(tmp_path / "checkpoints")}
+    begun = kill(killed_at, lambda: finetune(request))
+    found = finetune(request)
+    assert len(begun) <= expected["steps"] + 3
+    for metrics in (expected, found):
+        metrics.pop("speed")
+    assert json.dumps(found) == json.dumps(expected)
+    for name in ("model.safetensors", "id_reader.safetensors"):
+        assert Path(request["output"], name).read_bytes() == Path(whole["output"], name).read_bytes()
+
+
+def test_two_processes_compare_with_the_targets_of_both(ids_request: Request, tmp_path: Path) -> None:
+    """As many shards give the same training on one process as on two, where everything is compared with."""
+    settings = {"finetune": {"epochs": 1, "shards": 2, "checkpoint_steps": 0}, "backbone": {"dropout": 0.0}}
+    alone = ids_request("alone", **settings | {"finetune": settings["finetune"] | {"accumulation": 2}})
+    both = ids_request("both", **settings)
+    expected = finetune(alone)
+    (tmp_path / "request.json").write_text(json.dumps(both))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "model.recommender.rsllm.train", str(tmp_path / "request.json")],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = load_json(f"{both['output']}/metrics.json")
+    assert found["loss"]["title"] == pytest.approx(expected["loss"]["title"], rel=1e-4)
+    assert found["loss"]["user_item"] == pytest.approx(expected["loss"]["user_item"], rel=1e-4)
+
+
+def test_lora_learns_the_new_words_and_the_reader(ids_request: Request) -> None:
+    request = ids_request(backbone={"lora_rank": 2})
+    metrics = finetune(request)
+    assert metrics["trained_parameters"] < metrics["parameters"]
+    assert metrics["loss"]["user_item"][-1] < metrics["loss"]["user_item"][0]
+    opened(request)
+    assert not any("lora" in name or READER in name for name in load_file(f"{request['output']}/model.safetensors"))
+
+
+def test_the_contrasts_are_infonce(ids_request: Request) -> None:
+    """Against a plain computation from the same states and vectors."""
+    request = ids_request()
+    config = model_config(request["config"])
+    trainer = prepare(config, request["inputs"])
+    loss = trainer.objective.loss
+    assert isinstance(loss, RsllmLoss)
+    batch = next(iter(trainer.batches.read(3, 0, 1)))
+    trainer.subject.model.eval()
+    tensors = TensorIds(batch, ALONE.device)
+    found_Y = loss(tensors)
+    reader = loss.reader
+    hidden_FH = states(trainer.subject.model, reader, tensors)
+    warm = [item for item in range(ITEMS) if item != NEW]
+    vectors = F.normalize(reader.project(reader.teacher_ND[warm]), dim=1)
+    texts = F.normalize(reader.read_text(reader.text_NX[warm]), dim=1)
+    expected = 0.0
+    for state, item in zip(batch.state_Q.tolist(), batch.next_Q.tolist(), strict=True):
+        similar = F.normalize(reader.query(hidden_FH[state]), dim=0) @ vectors.T / config.rsllm.temperature
+        if item == NEW:
+            continue
+        expected += float(-similar.log_softmax(0)[warm.index(item)].detach())
+    if NEW not in batch.next_Q.tolist():
+        assert float(found_Y[3]) == pytest.approx(expected, rel=1e-4)
+        both = vectors @ texts.T / config.rsllm.temperature
+        own = torch.arange(len(warm))
+        mean = (F.cross_entropy(both, own) + F.cross_entropy(both.T, own)) / 2
+        assert float(found_Y[2]) == pytest.approx(float(mean), rel=1e-4)
+
+
+def test_settings_that_cannot_work_are_named(ids_request: Request, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"rsllm.text_share 0.7 and rsllm.curriculum 0.7"):
+        ids_request(rsllm={"text_share": 0.7, "curriculum": 0.7})
+    with pytest.raises(ValueError, match=r"rsllm.temperature = 0: must be above 0"):
+        ids_request(rsllm={"temperature": 0})
+    request = ids_request(finetune={"row_tokens": 20})
+    with pytest.raises(ValueError, match=r"An example can be \d+ tokens long, a row 20"):
+        finetune(request)
+    nobody = {"vectors": on_circle(np.arange(ITEMS), 8), "count": np.zeros(ITEMS, np.int64)}
+    save_tensors(f"{tmp_path}/nobody/vectors.safetensors", nobody)
+    request = ids_request()
+    request["inputs"] = request["inputs"] | {"behaviour": f"{tmp_path}/nobody"}
+    with pytest.raises(ValueError, match="knows of no item that anybody took"):
+        finetune(request)
