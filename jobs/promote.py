@@ -29,7 +29,8 @@ from model.generation import Generation, Manifest, write_atomically
 log = logging.getLogger("promote")
 
 JUDGED_BY = ("HR@10", "NDCG@10")
-MAIN_TASK = "next_item"
+MAIN_LOSSES = ("next_item", "user_item")
+"""By method: among a model's losses, which of them predicts the next item."""
 LOSS_MARGIN = 0.1
 PAGE = "verdict.html"
 
@@ -77,7 +78,7 @@ def _health(
     """What must hold of any model that goes live, the first one too."""
     collisions = codebook.manifest.metrics["collisions_after"]
     judged = evaluation.manifest.metrics["beyond"]["challenger"]["lists"]
-    loss, twin_loss = (one.manifest.metrics["loss"].get(MAIN_TASK, [0.0])[-1] for one in (candidate, twin))
+    loss, twin_loss = (_main_loss(one) for one in (candidate, twin))
     same = candidate.manifest.settings == twin.manifest.settings
     return [
         (collisions == 0, f"codes shared by two items: {collisions}"),
@@ -89,6 +90,12 @@ def _health(
             f"at most {LOSS_MARGIN:.0%} more is allowed",
         ),
     ]
+
+
+def _main_loss(model: Generation) -> float:
+    """That of predicting the next item, in the last epoch."""
+    losses = model.manifest.metrics["loss"]
+    return float(next((losses[name][-1] for name in MAIN_LOSSES if name in losses), 0.0))
 
 
 def _page(day: dt.date, verdict: dict[str, Any], parents: dict[str, str], evaluation: Generation) -> str:

@@ -1,4 +1,4 @@
-"""A lake whose live model is Semantic Convergence's changes its method: the same steps, judged side by side, served."""
+"""A lake whose live model is Semantic Convergence's changes to another method: the same steps, judged and served."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from jobs.common.artefacts import live_model
 from jobs.common.contracts import daily_table
 from jobs.common.feature_store import open_store
 from jobs.common.settings import load_settings
-from tests.shop import CHAIN, ITEMS, LAST, USERS, Shop
+from tests.shop import CHAIN, ITEMS, LAST, TOP_K, USERS, Shop
 
-METHOD = """
-method = "ttds"
+TTDS = """
 [model.ttds]
 epochs = 1
 refresh_steps = 4
@@ -28,23 +27,38 @@ latent_dim = 8
 hidden_dim = 16
 batch_size = 32
 """
+RSLLM = """
+[model.rsllm]
+title_tokens = 4
+"""
 STEPS = ("train_tokenizer", "encode_items", "finetune", "evaluate", "promote", "recommend", "publish", "report")
 
 
-@pytest.fixture(scope="module")
-def changed(shop: Shop, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """The shop's lake, all steps from the tokenizer on made again with the other method."""
-    lake = tmp_path_factory.mktemp("changed") / "lake"
+def made_again(shop: Shop, spark: SparkSession, folder: Path, method: str, text: str) -> Shop:
+    """The shop's lake with all steps from the tokenizer on made again with another method."""
+    lake = folder / "lake"
     shutil.copytree(shop.settings.lake_uri, lake)
-    text = Path(shop.settings_file).read_text().replace(shop.settings.lake_uri, str(lake))
-    method, towers = METHOD.split("[", 1)
     file = lake / "settings.toml"
-    file.write_text(method + text.replace("[model.tokenizer]\n", TOWERS) + "[" + towers)
+    file.write_text(f'method = "{method}"\n' + text.replace(shop.settings.lake_uri, str(lake)))
     other = Shop(str(file), load_settings(str(file)), {})
     for step in CHAIN:
         if step.name in STEPS:
             step.run(other.settings_file)
     return other
+
+
+@pytest.fixture(scope="module")
+def changed(shop: Shop, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """To TTDS."""
+    text = Path(shop.settings_file).read_text().replace("[model.tokenizer]\n", TOWERS) + TTDS
+    return made_again(shop, spark, tmp_path_factory.mktemp("ttds"), "ttds", text)
+
+
+@pytest.fixture(scope="module")
+def by_vectors(shop: Shop, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """To RSLLM."""
+    text = Path(shop.settings_file).read_text() + RSLLM
+    return made_again(shop, spark, tmp_path_factory.mktemp("rsllm"), "rsllm", text)
 
 
 def test_the_new_method_was_judged_beside_the_old_one_and_is_live(shop: Shop, changed: Shop) -> None:
@@ -84,3 +98,27 @@ def test_apps_read_lists_and_teams_read_codes_of_users(changed: Shop, spark: Spa
 def test_the_report_shows_how_the_index_moved(changed: Shop) -> None:
     page = Path(changed.newest("report").path("report.html")).read_text()
     assert "How the index moved" in page
+
+
+def test_a_model_that_reads_the_teachers_vectors_is_judged_and_served_like_any(
+    by_vectors: Shop, spark: SparkSession
+) -> None:
+    model = live_model(by_vectors.settings)
+    assert model.manifest.settings["method"] == "rsllm"
+    evaluation = by_vectors.newest("evaluation").manifest
+    assert {"challenger", "champion"} <= set(evaluation.metrics["methods"])
+    assert evaluation.metrics["beyond"]["challenger"]["lists"]["invalid_rate"] == 0
+    verdict = by_vectors.newest("promotion").manifest.metrics
+    assert any("last loss on all data" in reason["text"] for reason in verdict["reasons"])
+    rows = by_vectors.online()
+    assert all((row["model_version"], row["source"]) == (model.identity, "model") for row in rows[:-1])
+    assert all(len(set(row["item_codes"])) == len(row["item_ids"]) == TOP_K for row in rows[:-1])
+
+
+def test_items_that_came_after_its_training_can_be_on_its_lists(by_vectors: Shop) -> None:
+    """They have no behaviour in the judged model's training set: their texts stand for them."""
+    additions = by_vectors.newest("codebook_additions/codebook-temporal-000002")
+    assert additions.manifest.counts == {"items": 4}
+    texts = pq.read_table(additions.path("texts.parquet"))
+    assert texts.column_names == ["item_index", "title", "text"]
+    assert set(texts["title"].to_pylist()) == {f"Title number {item}" for item in range(ITEMS - 4, ITEMS)}
