@@ -12,6 +12,8 @@ fusion_without_llm          the late fusion without the language model
 fusion_of_ids               and without texts: sasrec with the counts of cooccurrence
 sasrec_with_text            the teacher alone
 ttds                        late fusion with the language model of TTDS; ttds_alone: its beam search without the fusion
+rsllm                       late fusion with the one of RSLLM; rsllm_alone: its matrix product without the fusion
+fusion_of_all               late fusion with the language models of all three methods
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ class Bench:
 
     def _trained(self, run: Run) -> tuple[Ranker, float]:
         """A method's ranker, and the seconds that its training took."""
-        recipe = Recipe(self.root, self.data, self.split.name, run.recipe)
+        recipe = Recipe(self.root, self.data, self.split.name, run.recipe, run.further)
         if run.method in ("sasrec", "sasrec_with_text"):
             return recipe.teacher(run.config), recipe.seconds(run.config, "behaviour")
         if run.method in OURS:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import typer
 
 from benchmarks.recipe import changed
-from model.config import BackboneConfig, BehaviourConfig, FinetuneConfig, FusionConfig, ModelConfig, TtdsConfig
+from model.config import (
+    BackboneConfig,
+    BehaviourConfig,
+    FinetuneConfig,
+    FusionConfig,
+    LanguageModelName,
+    ModelConfig,
+    RsllmConfig,
+    SignalName,
+    TtdsConfig,
+)
 
 FLOORS = ("popularity", "item_knn", "successor", "cooccurrence")
 SEEDED = ("sasrec",)
@@ -37,9 +48,9 @@ TEXTS_READ = replace(CONFIG, behaviour=replace(CONFIG.behaviour, text_dim=128))
 QUICK_EPOCHS = {"behaviour": 10, "ttds": 2, "finetune": 2}
 
 
-def _fused(*without: str) -> FusionConfig:
+def _fused(*without: str, further: Sequence[SignalName] = ()) -> FusionConfig:
     config = FusionConfig()
-    return replace(config, signals=[name for name in config.signals if name not in without])
+    return replace(config, signals=[*further, *(name for name in config.signals if name not in without)])
 
 
 TTDS = replace(
@@ -53,6 +64,14 @@ TTDS = replace(
     ),
 )
 
+RSLLM = replace(
+    TEXTS_READ,
+    finetune=replace(TEXTS_READ.finetune, epochs=5, row_tokens=512),
+    rsllm=RsllmConfig(title_tokens=5, text_share=0.1, curriculum=0.1, text_weight=0.2, user_item_weight=1.0),
+)
+FURTHER: dict[LanguageModelName, ModelConfig] = {"ttds": TTDS, "rsllm": RSLLM}
+"""Methods beside the main one in fusion_of_all."""
+
 OURS: dict[str, ModelConfig] = {
     "sasrec_with_text": TEXTS_READ,
     "fusion_of_ids": replace(CONFIG, fusion=_fused("language_model", "words")),
@@ -61,6 +80,9 @@ OURS: dict[str, ModelConfig] = {
     MAIN: TEXTS_READ,
     "ttds_alone": replace(TTDS, fusion=FusionConfig(signals=[])),
     "ttds": TTDS,
+    "rsllm_alone": replace(RSLLM, fusion=FusionConfig(signals=[])),
+    "rsllm": RSLLM,
+    "fusion_of_all": replace(TEXTS_READ, fusion=_fused(further=tuple(FURTHER))),
 }
 """Rows of the recipe by its settings; the first is the ranking of its teacher."""
 BASELINES = (*FLOORS, "ease", "sasrec")
@@ -74,6 +96,7 @@ class Run:
     method: str
     seed: int
     config: ModelConfig
+    quick: bool = False
 
     @property
     def label(self) -> str:
@@ -82,14 +105,21 @@ class Run:
     @property
     def recipe(self) -> str:
         """The method of the registry behind a row of ours."""
-        return "ttds" if self.method.startswith("ttds") else MAIN
+        return next((name for name in FURTHER if self.method.startswith(name)), MAIN)
+
+    @property
+    def further(self) -> dict[LanguageModelName, ModelConfig]:
+        """Settings of the methods whose language models this one's fusion hears beside its own."""
+        signals = self.config.fusion.signals if self.method in OURS else []
+        return {name: _quicker(config, self.quick) for name, config in FURTHER.items() if name in signals}
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the method reads of the settings."""
         settings = asdict(self.config)
         if self.method in OURS and self.method != "sasrec_with_text":
-            return changed(settings, asdict(ModelConfig()))
+            own = changed(settings, asdict(ModelConfig()))
+            return own | {name: changed(asdict(config), asdict(ModelConfig())) for name, config in self.further.items()}
         names = ["history_items", "window_items", *(["behaviour"] if self.method.startswith("sasrec") else [])]
         return {name: settings[name] for name in names}
 
@@ -99,7 +129,7 @@ def runs_of(methods: list[str], seeds: int, quick: bool) -> list[Run]:
     if unknown:
         raise typer.BadParameter(f"--methods {', '.join(unknown)}: there are {', '.join(ALL)}.")
     return [
-        Run(method, seed, _quicker(_seeded(OURS.get(method, CONFIG), seed), quick))
+        Run(method, seed, _quicker(_seeded(OURS.get(method, CONFIG), seed), quick), quick)
         for method in methods
         for seed in range(seeds if method in SEEDED else 1)
     ]

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from model.behaviour.train import train_behaviour
-from model.config import ModelConfig, TextEncoderConfig
+from model.config import LanguageModelName, ModelConfig, TextEncoderConfig
 from model.data.files import save_tensors
 from model.evaluation.dataset import Interactions
 from model.generation import Generation, GenerationStore, Manifest, digest
-from model.recommender.fusion import fit
+from model.recommender.fusion import FURTHER_MODELS, fit
 from model.recommender.methods.base import LANGUAGE_MODEL as FOLDER
 from model.recommender.methods.base import START, Ranker
 from model.recommender.registry import METHODS
@@ -53,9 +53,18 @@ def changed(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any
 class Recipe:
     """The steps of one split, whose training set stands in `root`/training_set."""
 
-    def __init__(self, root: Path, data: Interactions, split: str, method: str = "semantic_convergence") -> None:
+    def __init__(
+        self,
+        root: Path,
+        data: Interactions,
+        split: str,
+        method: str = "semantic_convergence",
+        further: Mapping[LanguageModelName, ModelConfig] | None = None,
+    ) -> None:
+        """`further`: methods, with their settings, whose language models are signals of the fusion too."""
         self.root, self.data, self.method = root, data, method
         self._of = [data.digest, split]
+        self._further = {name: (Recipe(root, data, split, name), config) for name, config in (further or {}).items()}
 
     def ranker(self, config: ModelConfig) -> Ranker:
         """Of the method with these settings, or of its fusion without a language model."""
@@ -86,18 +95,25 @@ class Recipe:
         if self.method == "rsllm":
             inputs |= {"behaviour": self.behaviour(config).uri}
         make = rsllm.finetune if self.method == "rsllm" else finetune
-        return self._made("model", config, ("behaviour", *LEARNED, *self._further), inputs, make)
+        return self._made("model", config, ("behaviour", *LEARNED, *self._own), inputs, make)
 
     def fusion(self, config: ModelConfig) -> Generation:
         settings = ["behaviour", "tokenizer", "fusion"]
         inputs = {"behaviour": self.behaviour(config).uri, "codebook": self.codebook(config).uri}
         if LANGUAGE_MODEL in config.fusion.signals:
-            settings = ["behaviour", "fusion", *LEARNED, *self._further]
-            inputs |= {"model": self.model(config).uri}
+            settings = ["behaviour", "fusion", *LEARNED, *self._own]
+            inputs |= {"model": self.model(config).uri, **self._further_models()}
         return self._made("fusion", config, tuple(settings), inputs, fit)
 
+    def _further_models(self) -> dict[str, Any]:
+        models = {name: recipe.inputs(config, "model") for name, (recipe, config) in self._further.items()}
+        for name, (recipe, config) in self._further.items():
+            models[name] |= recipe.inputs(config, "codebook")
+        return {FURTHER_MODELS: models} if models else {}
+
     @property
-    def _further(self) -> tuple[str, ...]:
+    def _own(self) -> tuple[str, ...]:
+        """Settings of the method alone."""
         return (self.method,) if self.method != "semantic_convergence" else ()
 
     def _steps(self, config: ModelConfig) -> dict[str, Generation]:
@@ -112,10 +128,17 @@ class Recipe:
     def inputs(self, config: ModelConfig, until: str = "fusion") -> dict[str, str]:
         """URIs of what the steps made, up to and with `until`."""
         made = self._steps(config) if until == "fusion" else {until: getattr(self, until)(config)}
-        return {name: each.uri for name, each in made.items()} | self._given()
+        further = self._further_models() if until == "fusion" else {}
+        return {name: each.uri for name, each in made.items()} | self._given() | further
 
     def _given(self) -> dict[str, str]:
         return {"training_set": str(self.root / "training_set"), "text_vectors": text_vectors(self.data.texts)}
+
+    def _beside(self, name: str) -> list[Any]:
+        """What a step is made of beside the settings of this method."""
+        if name != "fusion" or not self._further:
+            return []
+        return [{name: changed(asdict(config), asdict(ModelConfig())) for name, (_, config) in self._further.items()}]
 
     def _made(
         self,
@@ -128,7 +151,7 @@ class Recipe:
         store = GenerationStore(str(self.root), name)
         shapes = ("history_items", "window_items", "validation_users")
         chosen = {each: value for each, value in asdict(config).items() if each in (*settings, *shapes)}
-        key = {"made_of": digest([self._of, changed(chosen, asdict(ModelConfig()))])}
+        key = {"made_of": digest([self._of, changed(chosen, asdict(ModelConfig())), *self._beside(name)])}
         for made in store.complete():
             if made.manifest.key == key:
                 return made

@@ -265,8 +265,15 @@ class RsllmConfig:
             )
 
 
-SignalName = Literal["language_model", "teacher", "item_knn", "successor", "words"]
+LanguageModelName = Literal["language_model", "ttds", "rsllm"]
+"""The model that was trained, and further ones of other methods."""
+DenseName = Literal["teacher", "item_knn", "successor", "words"]
+SignalName = Literal[LanguageModelName, DenseName]
 """What late fusion adds up; model/recommender/signals.py says what each is."""
+
+
+def default_signals() -> list[SignalName]:
+    return ["language_model", *get_args(DenseName)]
 
 
 @dataclass(frozen=True)
@@ -274,7 +281,7 @@ class FusionConfig:
     """Late fusion: the language model's scores beside its teacher's, counted ones and those of the texts."""
 
     __pydantic_config__: ClassVar = STRICT
-    signals: list[SignalName] = field(default_factory=lambda: list(get_args(SignalName)))
+    signals: list[SignalName] = field(default_factory=default_signals)
     """Empty: the language model's beam search alone."""
     shortlist: int = 50
     """Items a user, best by the signals but the language model's, whose codes the language model scores."""

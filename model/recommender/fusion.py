@@ -8,7 +8,7 @@ Shapes: B users, C items of a shortlist, S seen items, N items, K results, L cod
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,12 +24,16 @@ from model.evaluation.baselines import PopularityRanker
 from model.evaluation.metrics import ndcg, rank_of_target
 from model.recommender.inference import LanguageModel, load_language_model, newest
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users
-from model.recommender.signals import COUNTS, DENSE, LANGUAGE_MODEL, Signals, count
+from model.recommender.signals import COUNTS, DENSE, LANGUAGE_MODEL, LANGUAGE_MODELS, Signals, count
 from model.recommender.vocabulary import read_codes
 
 FUSION_FILE = "fusion.json"
+FURTHER_MODELS = "further_models"
+"""Among the inputs, optionally: {signal: inputs of that model}, for language models beside the main one."""
 DEFAULTS: dict[SignalName, float] = {
     "language_model": 0.05,
+    "ttds": 0.05,
+    "rsllm": 0.05,
     "teacher": 0.5,
     "item_knn": 0.1,
     "successor": 0.1,
@@ -51,18 +55,18 @@ class Shortlist(NamedTuple):
 
 
 class Fusion:
-    """Dense signals, and a language model where it is one of the signals."""
+    """Dense signals, and the language models that are among the signals."""
 
     def __init__(
         self,
         signals: Signals,
-        language_model: LanguageModel | None,
+        language_models: Mapping[SignalName, LanguageModel],
         names: Sequence[SignalName],
         shortlist: int,
     ) -> None:
-        self._signals, self._language_model, self._shortlist = signals, language_model, shortlist
+        self._signals, self._language_models, self._shortlist = signals, language_models, shortlist
         self.names = list(names)
-        self.dense = [name for name in self.names if name != LANGUAGE_MODEL]
+        self.dense = [name for name in self.names if name in DENSE]
         self.items = signals.items
 
     def shortlist(
@@ -81,18 +85,19 @@ class Fusion:
         signals = [np.take_along_axis(dense[name], items_BC.clip(min=0), axis=1) for name in self.dense]
         return Shortlist(items_BC, np.stack(signals, axis=2))
 
-    def with_language_model(self, users: Users, short: Shortlist) -> Shortlist:
-        """Adds what the language model says, at its place among the names."""
-        if self._language_model is None:
-            return short
-        score_BC = self._language_model.score(users, short.items_BC)
-        score_BC[short.items_BC == PAD] = 0  # padding is left out by whoever ranks
-        place = self.names.index(LANGUAGE_MODEL)
-        return short._replace(signals_BCF=np.insert(short.signals_BCF, place, score_BC, axis=2))
+    def with_language_models(self, users: Users, short: Shortlist) -> Shortlist:
+        """Adds what the language models say, each at its place among the names."""
+        scores = dict(zip(self.dense, np.moveaxis(short.signals_BCF, 2, 0), strict=True))
+        for name, model in self._language_models.items():
+            score_BC = model.score(users, short.items_BC)
+            score_BC[short.items_BC == PAD] = 0  # padding is left out by whoever ranks
+            scores[name] = score_BC
+        return short._replace(signals_BCF=np.stack([scores[name] for name in self.names], axis=2))
 
     def user_codes(self, users: Users) -> Ints | None:
         """What the language model calls the users, if it does."""
-        return None if self._language_model is None else self._language_model.user_codes(users)
+        main = self._language_models.get(LANGUAGE_MODEL)
+        return None if main is None else main.user_codes(users)
 
     def blocks(self, users: int) -> Iterator[slice]:
         size = max(1, BLOCK_SCORES // self.items)
@@ -147,7 +152,7 @@ class FusedRanker:
 
     def _rank(self, users: Users, seen_BS: Ints, available_N: Bools, k: int) -> tuple[Ints, Floats]:
         short = self._fusion.shortlist(users.history_BH, seen_BS, available_N, self._dense, k)
-        short = self._fusion.with_language_model(users, short)
+        short = self._fusion.with_language_models(users, short)
         return best(short, self._weight_F, k)
 
 
@@ -162,9 +167,17 @@ def best(short: Shortlist, weight_F: npt.NDArray[np.floating[Any]], k: int) -> t
 
 
 def open_fusion(request: dict[str, Any], config: FusionConfig, counts: str) -> tuple[Fusion, LanguageModel | None]:
-    language_model = load_language_model(request) if LANGUAGE_MODEL in config.signals else None
-    signals = Signals.load(request["inputs"], counts, config.signals)
-    return Fusion(signals, language_model, config.signals, config.shortlist), language_model
+    """And the main language model, if it is a signal. ValueError for a further one that the inputs do not name."""
+    inputs = request["inputs"]
+    further = inputs.get(FURTHER_MODELS, {})
+    models: dict[SignalName, LanguageModel] = {}
+    for name in config.signals:
+        if name in LANGUAGE_MODELS and name != LANGUAGE_MODEL and name not in further:
+            raise ValueError(f"fusion.signals names {name}, but no such model is among the inputs: leave it out.")
+        if name in LANGUAGE_MODELS:
+            models[name] = load_language_model(request | {"inputs": inputs | further.get(name, {})})
+    signals = Signals.load(inputs, counts, config.signals)
+    return Fusion(signals, models, config.signals, config.shortlist), models.get(LANGUAGE_MODEL)
 
 
 def fit(request: dict[str, Any]) -> dict[str, Any]:
@@ -190,11 +203,11 @@ def fit(request: dict[str, Any]) -> dict[str, Any]:
     def shortlists(weights: dict[SignalName, float]) -> Iterator[Shortlist]:
         return (fusion.shortlist(history, history, everything_N, weights, K) for history, _ in cases)
 
-    weights: dict[str, dict[SignalName, float]] = {"shortlist": DEFAULTS}
+    weights: dict[str, dict[SignalName, float]] = {}
     weights["shortlist"] = learned(list(shortlists(DEFAULTS)), target_V, fusion.dense, config.fusion.penalty)
     short = list(shortlists(weights["shortlist"]))
     full = [
-        fusion.with_language_model(Users([""] * len(history), history), one)
+        fusion.with_language_models(Users([""] * len(history), history), one)
         for (history, _), one in zip(cases, short, strict=True)
     ]
     weights["list"] = learned(full, target_V, fusion.names, config.fusion.penalty)

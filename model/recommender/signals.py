@@ -23,7 +23,7 @@ from scipy import sparse
 
 from model.behaviour.ranker import load_encoder, log_probabilities
 from model.behaviour.sasrec import SasRec
-from model.config import SignalName
+from model.config import DenseName, LanguageModelName, SignalName
 from model.data.files import TEXT_VECTORS_FILE, TEXTS_FILE, load_json, load_tensors, save_json
 from model.data.reader import read_table
 from model.evaluation import cooccurrence
@@ -32,7 +32,8 @@ from model.recommender.methods.base import PAD, Floats, Ints
 from model.recommender.words import Words
 
 LANGUAGE_MODEL: SignalName = "language_model"
-DENSE: tuple[SignalName, ...] = tuple(name for name in get_args(SignalName) if name != LANGUAGE_MODEL)
+LANGUAGE_MODELS: tuple[SignalName, ...] = get_args(LanguageModelName)
+DENSE: tuple[SignalName, ...] = get_args(DenseName)
 COUNTS = "cooccurrence"
 WORDS_FILE = "words.json"
 SHARE_OF_NONE = 1e-4
@@ -71,7 +72,7 @@ class Signals:
 
     def __call__(self, history_BH: Ints, names: Sequence[SignalName]) -> dict[SignalName, Floats]:
         """Scores [B,N] of each of these signals."""
-        return {name: self._signal(name, history_BH) for name in names if name != LANGUAGE_MODEL}
+        return {name: self._signal(name, history_BH) for name in names if name in DENSE}
 
     def _signal(self, name: SignalName, history_BH: Ints) -> Floats:
         if name == "teacher":

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import recipe
+from benchmarks import quality_rows, recipe
 from benchmarks.budget import BudgetError, budget
 from benchmarks.quality import Bench
-from benchmarks.quality_rows import CONFIG, MAIN, OURS, Run
+from benchmarks.quality_rows import CONFIG, FURTHER, MAIN, OURS, Run
 from benchmarks.quality_table import figures_of
 from model.config import BackboneConfig, ModelConfig, TokenizerConfig
 from model.data.files import save_tensors
@@ -68,6 +68,7 @@ def test_our_rows_come_from_one_recipe_each_step_made_once(
         return uri
 
     monkeypatch.setattr(recipe, "text_vectors", texts)
+    monkeypatch.setattr(quality_rows, "FURTHER", {name: tiny(config) for name, config in FURTHER.items()})
     bench = Bench(data, leave_one_out(data), tmp_path / "quality")
     runs = [Run(name, 0, tiny(config)) for name, config in {"popularity": CONFIG, **OURS}.items()]
     table = bench.table({run.label: bench.lists(run) for run in runs})
@@ -75,8 +76,8 @@ def test_our_rows_come_from_one_recipe_each_step_made_once(
     assert set(table["methods"]) == {"popularity", *OURS}
     steps = ("behaviour", "codebook", "model")
     made = {name: len(list((tmp_path / "quality" / name).glob("*/manifest.json"))) for name in steps}
-    # With texts and without, the codebook of each and the one that moved; a language model for two rows of a method.
-    assert made == {"behaviour": 2, "codebook": 3, "model": 2}
+    # With texts and without, the codebook of each and the one that moved; a language model for all rows of a method.
+    assert made == {"behaviour": 2, "codebook": 3, "model": 3}
     names = [figure.name for figure in figures_of("tiny", table, {})]
     assert {"quality.tiny.ratio", "quality.tiny.p_value", "quality.tiny.llm_ratio"} <= set(names)
 

@@ -14,7 +14,7 @@ import pytest
 from model.config import BehaviourConfig, FusionConfig
 from model.data.files import load_json, load_tensors, save_table, save_tensors
 from model.data.reader import read_items
-from model.recommender.fusion import DEFAULTS, FUSION_FILE, FusedRanker, Shortlist, best, fit, learned
+from model.recommender.fusion import DEFAULTS, FURTHER_MODELS, FUSION_FILE, FusedRanker, Shortlist, best, fit, learned
 from model.recommender.methods.base import Users
 from model.recommender.registry import METHODS
 from model.recommender.signals import DENSE, Signals
@@ -152,7 +152,24 @@ def test_without_a_case_the_weights_are_the_defaults(trained: dict[str, Any], tm
     save_table(f"{training_set}/validation/part-0.parquet", nobody)
     inputs = trained["inputs"] | {"training_set": str(training_set)}
     found = fit(trained | {"inputs": inputs, "output": f"{tmp_path}/fusion"})
-    assert found["weights"]["list"] == DEFAULTS
+    assert found["weights"]["list"] == {name: DEFAULTS[name] for name in FUSED.fusion.signals}
+
+
+def test_language_models_of_further_methods_are_signals_too(trained: dict[str, Any], tmp_path: Path) -> None:
+    signals = FusionConfig(signals=["language_model", "rsllm", "ttds", "teacher", "words"], shortlist=8)
+    config = asdict(replace(FUSED, fusion=signals))
+    same = {"model": trained["inputs"]["model"]}
+    inputs = trained["inputs"] | {FURTHER_MODELS: {"rsllm": same, "ttds": same}}
+    found = fit({"config": config, "inputs": inputs, "output": f"{tmp_path}/fusion"})
+    weights = found["weights"]["list"]
+    # They are one and the same model here, so none can be worth more than another.
+    assert weights["rsllm"] == pytest.approx(weights["language_model"], abs=1e-4)
+    assert weights["ttds"] == pytest.approx(weights["language_model"], abs=1e-4)
+    ranker = METHOD.load_ranker({"config": config, "inputs": inputs | {"fusion": f"{tmp_path}/fusion"}})
+    history_1H = np.array([[3, 4, 5]])
+    assert ranker.rank(Users([""], history_1H), history_1H, ALL, 1).items_BK.tolist() == [[6]]
+    with pytest.raises(ValueError, match=r"fusion.signals names rsllm, but no such model is among the inputs"):
+        fit({"config": config, "inputs": trained["inputs"], "output": f"{tmp_path}/fusion"})
 
 
 def test_weights_are_found_again(trained: dict[str, Any]) -> None:
