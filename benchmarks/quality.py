@@ -1,6 +1,6 @@
 """Who recommends best: every method on the same split of the same data, ranking the whole catalogue.
 
-python -m benchmarks.quality --data DIR [--methods item_knn,sasrec] [--seeds N] [--budget-minutes M] [--quick]
+python -m benchmarks.quality --data DIR [--methods item_knn,sasrec] [--seeds N] [--budget-minutes M] [--choices]
 
 DIR: see docs/data_format.md; without it, the sample's MovieLens. Prints one table and writes it as JSON. Each method's
 ranked lists stay beside, in build/quality/…, as Parquet: every number can be counted again. What is there, made from
@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 import typer
 
 from benchmarks.budget import BudgetError, budget, device
+from benchmarks.choices import draw, pick, table_of
 from benchmarks.figures import Figure, publish
 from benchmarks.movielens import write_movielens
 from benchmarks.quality_rows import ALL, CONFIG, MAIN, OURS, Run, runs_of
@@ -99,6 +100,14 @@ class Bench:
         seconds = time.perf_counter() - started
         return method.load_ranker({"config": asdict(run.config), "inputs": {method.produces: output}}), seconds
 
+    def choices(self, quick: bool) -> None:
+        """Print the table of the protocol that picks 1 of 20."""
+        cases = draw(self.data, self.split, CONFIG.history_items)
+        recipe = Recipe(self.root, self.data, self.split.name, "rsllm")
+        table, figures = table_of(pick(recipe, cases, quick), cases.place_B)
+        console.print(table)
+        publish("quality-choices", f"{len(cases.place_B):,} cases, {len(self.data.item_ids):,} items", figures)
+
     def table(self, made: dict[str, Generation]) -> dict[str, Any]:
         """Everything that is said of the methods, as JSON values."""
         columns = ["method", "masked", "user_id", "key", "rank"]
@@ -125,6 +134,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="Rows of a method that draws random numbers.")] = 1,
     shuffle_ties: Annotated[int | None, typer.Option(help="Seed: order equal times of a user anew.")] = None,
     budget_minutes: Annotated[float | None, typer.Option(help="Stop after so long; run again to go on.")] = None,
+    choices: Annotated[bool, typer.Option("--choices", help="Instead: pick 1 of 20, as RSLLM's paper does.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer epochs.")] = False,
 ) -> None:
     runs = runs_of(methods.split(","), seeds, quick)
@@ -139,6 +149,9 @@ def main(
         raise ValueError(f"{folder} has no case for {split}: users with too few interactions, or no known times.")
     name = folder.name
     bench = Bench(interactions, cases, ROOT / f"{name}-{digest(interactions.digest)}" / cases.name)
+    if choices:
+        bench.choices(quick)
+        return
     made: dict[str, Generation] = {}
     try:
         with budget(budget_minutes):

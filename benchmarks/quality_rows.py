@@ -69,6 +69,14 @@ RSLLM = replace(
     finetune=replace(TEXTS_READ.finetune, epochs=5, row_tokens=512),
     rsllm=RsllmConfig(title_tokens=5, text_share=0.1, curriculum=0.1, text_weight=0.2, user_item_weight=1.0),
 )
+CHOOSING = replace(
+    RSLLM,
+    backbone=replace(RSLLM.backbone, layers=3, dropout=0.0),
+    finetune=replace(RSLLM.finetune, epochs=4),
+    rsllm=replace(RSLLM.rsllm, title_tokens=4, choice_share=2.0),
+    fusion=FusionConfig(signals=[]),
+)
+"""RSLLM that also learns to pick 1 of 20."""
 FURTHER: dict[LanguageModelName, ModelConfig] = {"ttds": TTDS, "rsllm": RSLLM}
 """Methods beside the main one in fusion_of_all."""
 
@@ -111,7 +119,7 @@ class Run:
     def further(self) -> dict[LanguageModelName, ModelConfig]:
         """Settings of the methods whose language models this one's fusion hears beside its own."""
         signals = self.config.fusion.signals if self.method in OURS else []
-        return {name: _quicker(config, self.quick) for name, config in FURTHER.items() if name in signals}
+        return {name: quicker(config, self.quick) for name, config in FURTHER.items() if name in signals}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -129,7 +137,7 @@ def runs_of(methods: list[str], seeds: int, quick: bool) -> list[Run]:
     if unknown:
         raise typer.BadParameter(f"--methods {', '.join(unknown)}: there are {', '.join(ALL)}.")
     return [
-        Run(method, seed, _quicker(_seeded(OURS.get(method, CONFIG), seed), quick), quick)
+        Run(method, seed, quicker(_seeded(OURS.get(method, CONFIG), seed), quick), quick)
         for method in methods
         for seed in range(seeds if method in SEEDED else 1)
     ]
@@ -139,7 +147,7 @@ def _seeded(config: ModelConfig, seed: int) -> ModelConfig:
     return replace(config, behaviour=replace(config.behaviour, seed=seed))
 
 
-def _quicker(config: ModelConfig, quick: bool) -> ModelConfig:
+def quicker(config: ModelConfig, quick: bool) -> ModelConfig:
     if not quick:
         return config
     parts = {name: replace(getattr(config, name), epochs=epochs) for name, epochs in QUICK_EPOCHS.items()}

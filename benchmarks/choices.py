@@ -1,0 +1,93 @@
+"""The protocol of RSLLM's paper: each user's last item has to be picked among 20 candidates.
+
+The others are 19 items that the user never took, drawn once for all methods. A language model names one by a word of
+its own choice, so that its answer can be none of them: hits are counted over all cases, and over the valid ones.
+
+Shapes: B cases, H history items, C candidates.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.figures import Figure
+from benchmarks.quality_rows import CHOOSING, CONFIG, TEXTS_READ, quicker
+from benchmarks.recipe import Recipe
+from model.behaviour.ranker import load_encoder, log_probabilities
+from model.evaluation.dataset import Interactions, Split
+from model.recommender.methods.base import PAD, Ints, Users
+from model.recommender.rsllm.batches import with_others
+from model.recommender.rsllm.ranker import RsllmRanker
+
+SEED = 0
+BLOCK_CASES = 256
+
+
+class Cases(NamedTuple):
+    """Histories [B,H], candidates [B,C], and the place of the right one [B]."""
+
+    history_BH: Ints
+    candidates_BC: Ints
+    place_B: Ints
+
+
+def draw(data: Interactions, split: Split, history_items: int) -> Cases:
+    """All cases of the split. ValueError for a user who took so much that 19 others are not found."""
+    taken = [data.item_E[data.offset_U1[user] : data.offset_U1[user + 1]] for user in split.case_user_C]
+    never_BX = np.full((len(taken), max(map(len, taken))), PAD)
+    for row, items in zip(never_BX, taken, strict=True):
+        row[: len(items)] = items
+    histories = [data.before(int(user), int(place))[-history_items:] for user, place in cases_of(split)]
+    history_BH = np.full((len(taken), history_items), PAD)
+    for row, items in zip(history_BH, histories, strict=True):
+        row[: len(items)] = items
+    target_B = data.item_E[data.offset_U1[split.case_user_C] + split.case_place_C]
+    known_K = np.unique(data.item_E)
+    candidates_BC, place_B = with_others(target_B, never_BX, known_K, np.random.default_rng(SEED))
+    if (candidates_BC == PAD).any():
+        raise ValueError("A user took so many of the items that 19 others cannot be drawn: more items are needed.")
+    return Cases(history_BH, candidates_BC, place_B)
+
+
+def cases_of(split: Split) -> Any:
+    return zip(split.case_user_C, split.case_place_C, strict=True)
+
+
+def pick(recipe: Recipe, cases: Cases, quick: bool) -> dict[str, Ints]:
+    """What each method picks [B]; -1 for an answer that is no candidate."""
+    picked = {}
+    for name, config in (("sasrec", CONFIG), ("sasrec_with_text", TEXTS_READ)):
+        encoder, _ = load_encoder(recipe.behaviour(quicker(config, quick)).uri)
+        blocks = [slice(low, low + BLOCK_CASES) for low in range(0, len(cases.place_B), BLOCK_CASES)]
+        score_BC = np.concatenate(
+            [
+                np.take_along_axis(log_probabilities(encoder, cases.history_BH[rows]), cases.candidates_BC[rows], 1)
+                for rows in blocks
+            ]
+        )
+        picked[name] = score_BC.argmax(1)
+    config = quicker(CHOOSING, quick)
+    ranker = recipe.ranker(config)
+    assert isinstance(ranker, RsllmRanker)
+    picked["rsllm"] = ranker.choose(cases.history_BH, cases.candidates_BC)
+    users = Users([""] * len(cases.place_B), cases.history_BH)
+    picked["rsllm_by_product"] = ranker.score(users, cases.candidates_BC).argmax(1)
+    return picked
+
+
+def table_of(picked: dict[str, Ints], place_B: Ints) -> tuple[Table, list[Figure]]:
+    """HitRatio@1 over all cases and over those with a valid answer, and the share of those."""
+    table = Table(title=f"1 of 20, {len(place_B):,} cases", title_justify="left")
+    figures = []
+    for column in ("method", "HitRatio@1", "over valid answers", "ValidRatio"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for name, picked_B in picked.items():
+        hit_B, valid_B = picked_B == place_B, picked_B != PAD
+        figures.append(Figure(f"quality.choices.{name}_hit_ratio1", float(hit_B.mean())))
+        figures.append(Figure(f"quality.choices.{name}_valid_ratio", float(valid_B.mean())))
+        of_valid = hit_B[valid_B].mean() if valid_B.any() else 0.0
+        table.add_row(name, f"{hit_B.mean():.4f}", f"{of_valid:.4f}", f"{valid_B.mean():.4f}")
+    return table, figures
