@@ -3,9 +3,9 @@
 python -m benchmarks.ablation --data DIR [--tokens N] [--users N] [--only VARIANT,…] [--budget-minutes M] [--quick]
 
 Each variant is the full one with a part removed. Those of Semantic Convergence are trained on as many tokens, the sizes
-read the sequential task alone; those of TTDS are trained for as many epochs.
+read the sequential task alone; those of TTDS and of RSLLM are trained for as many epochs each.
 DIR: see docs/data_format.md; without it, the sample's MovieLens. Leave-one-out, the whole catalogue ranked by beam
-search, on so many of the users. What is there is not made again; a run that was stopped goes on.
+search or by RSLLM's product, on so many of the users. What is there is not made again; a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ SHARE = 0.1
 console = Console(highlight=False, width=160)
 
 
+OF_ITEMS = (Family.SEQUENTIAL, Family.TEXTUAL, Family.QUERY)
+
+
 def mixture(*families: Family, negatives: bool = True) -> dict[TaskName, float]:
     further = (task for task in TASKS.values() if task.family in families and (negatives or not task.others))
     return {task.name: SHARE for task in further} | {"next_item": 1.0}
@@ -56,7 +59,9 @@ FULL = replace(
     CONFIG,
     tokenizer=TokenizerConfig(kind="autoencoder"),
     backbone=BackboneConfig(hidden_size=128, layers=2, heads=4, intermediate_size=384),
-    finetune=FinetuneConfig(batch_size=64, row_tokens=256, patience=0, checkpoint_steps=200, mixture=mixture(*Family)),
+    finetune=FinetuneConfig(
+        batch_size=64, row_tokens=256, patience=0, checkpoint_steps=200, mixture=mixture(*OF_ITEMS)
+    ),
     fusion=FusionConfig(signals=[]),
 )
 
@@ -75,7 +80,7 @@ VARIANTS: dict[str, ModelConfig] = {
     "full": FULL,
     "no_alignment_loss": replace(FULL, tokenizer=replace(FULL.tokenizer, alignment_weight=0.0)),
     "no_behaviour": replace(FULL, tokenizer=replace(FULL.tokenizer, text_weight=1.0)),
-    "no_negatives": mixed(FULL, mixture(*Family, negatives=False)),
+    "no_negatives": mixed(FULL, mixture(*OF_ITEMS, negatives=False)),
     "no_textual": mixed(FULL, mixture(Family.SEQUENTIAL, Family.QUERY)),
     "no_query": mixed(FULL, mixture(Family.SEQUENTIAL, Family.TEXTUAL)),
     "no_tasks": SEQUENTIAL,
@@ -111,7 +116,26 @@ OF_TTDS: dict[str, ModelConfig] = {
     "ttds_no_cross": towers(cross_weight=0.0),
     "ttds_no_kl": towers(kl_weight=0.0),
 }
-ALL = (*VARIANTS, *OF_TTDS)
+FULL_RSLLM = replace(OURS["rsllm_alone"], finetune=replace(OURS["rsllm_alone"].finetune, epochs=2))
+
+
+def reading(**changes: Any) -> ModelConfig:
+    return replace(FULL_RSLLM, rsllm=replace(FULL_RSLLM.rsllm, **changes))
+
+
+OF_RSLLM: dict[str, ModelConfig] = {
+    "rsllm": FULL_RSLLM,
+    "rsllm_titles_only": reading(prompts="titles"),
+    "rsllm_ids_only": reading(prompts="ids"),
+    "rsllm_no_id_text": reading(id_text_weight=0.0),
+    "rsllm_no_user_item": reading(user_item_weight=0.0),
+    "rsllm_one_stage": reading(text_share=0.0, curriculum=0.0),
+}
+ALL = (*VARIANTS, *OF_TTDS, *OF_RSLLM)
+
+
+def method_of(variant: str) -> str:
+    return "ttds" if variant in OF_TTDS else "rsllm" if variant in OF_RSLLM else "semantic_convergence"
 
 
 def quicker(config: ModelConfig) -> ModelConfig:
@@ -167,9 +191,8 @@ def main(
     try:
         with budget(budget_minutes):
             for variant in only.split(","):
-                method = "ttds" if variant in OF_TTDS else "semantic_convergence"
-                recipe = Recipe(root, interactions, split.name, method)
-                config = (VARIANTS | OF_TTDS)[variant]
+                recipe = Recipe(root, interactions, split.name, method_of(variant))
+                config = (VARIANTS | OF_TTDS | OF_RSLLM)[variant]
                 config = quicker(config) if quick else config
                 if variant in VARIANTS:
                     config, seen[variant] = budgeted(config, recipe, tokens)

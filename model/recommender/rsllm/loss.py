@@ -4,8 +4,8 @@ L = L_LM + a InfoNCE(P(e), T(x)) + b InfoNCE(W h, P(e_target)) [ours on form]. T
 all processes' batches and with items drawn at random, the same on all; where the catalogue has no more items than are
 drawn, with all of it.
 
-Shapes: R packed rows, P positions, M labels, I ID tokens, Q states that predict an item, S items compared with,
-A of them whose texts are, H hidden size, V vocabulary.
+Shapes: R packed rows, P positions, M labels, I ID tokens, Q states that predict an item, U targets of all processes,
+S items compared with, A items whose texts are, H hidden size.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from model.recommender.loss import cross_entropy, within_blocks
 from model.recommender.rsllm.prompts import TensorIds
 from model.recommender.rsllm.reader import IdReader
 
-LEAST_ALIGNED = 256
-"""Items whose texts are compared with their vectors, if there are so many."""
+ALIGNED = 256
+"""Items beside the targets, about, whose texts are compared with their vectors."""
 
 
 class RsllmLoss(nn.Module):
@@ -45,29 +45,26 @@ class RsllmLoss(nn.Module):
         hidden_FH = states(self.model, self.reader, batch)
         loss_M = cross_entropy(hidden_FH[batch.label_M], self.model.get_output_embeddings().weight, batch.target_M)
         choice = loss_M[batch.is_choice_M].sum()
-        compared_S = self._compared(batch)
+        target_U = self._processes.union(batch.next_Q)
+        compared_S = _unique(target_U, batch.drawn_S)
         direction_SH = self.reader.directions(compared_S)
         similar_QS = self.reader.wanted(hidden_FH[batch.state_Q]) @ direction_SH.T / self.temperature
         user_item = F.cross_entropy(similar_QS, torch.searchsorted(compared_S, batch.next_Q), reduction="sum")
-        id_text = self._id_text(batch, compared_S)
+        id_text = self._id_text(_unique(target_U, compared_S[:: max(1, len(compared_S) // ALIGNED)]))
         return torch.stack([loss_M.sum() - choice, choice, id_text, user_item])
 
-    def _compared(self, batch: TensorIds) -> Tensor:
-        """Items [S] in ascending order: the targets of all processes, and those drawn."""
-        compared = torch.cat([self._processes.union(batch.next_Q), batch.drawn_S])
-        compared_S: Tensor = compared.unique()  # type: ignore[no-untyped-call]
-        return compared_S
-
-    def _id_text(self, batch: TensorIds, compared_S: Tensor) -> Tensor:
+    def _id_text(self, item_A: Tensor) -> Tensor:
         """Mean InfoNCE (nats): each item's vector has to find its text's among the others', and the way back."""
-        aligned_A = self._processes.union(batch.next_Q)
-        if len(aligned_A) < LEAST_ALIGNED:
-            aligned_A = torch.cat([aligned_A, compared_S[:: max(1, len(compared_S) // LEAST_ALIGNED)]]).unique()
-        aligned_A = aligned_A[self.reader.has_behaviour_N[aligned_A]]
-        of_id_AH, of_text_AH = self.reader.sides(aligned_A)
+        of_id_AH, of_text_AH = self.reader.sides(item_A[self.reader.has_behaviour_N[item_A]])
         similar_AA = of_id_AH @ of_text_AH.T / self.temperature
-        own_A = torch.arange(len(aligned_A), device=aligned_A.device)
+        own_A = torch.arange(len(similar_AA), device=similar_AA.device)
         return (F.cross_entropy(similar_AA, own_A) + F.cross_entropy(similar_AA.T, own_A)) / 2
+
+
+def _unique(*items: Tensor) -> Tensor:
+    """All different ones, in ascending order."""
+    unique: Tensor = torch.cat(items).unique()  # type: ignore[no-untyped-call]
+    return unique
 
 
 def states(model: PreTrainedModel, reader: IdReader, batch: TensorIds) -> Tensor:

@@ -84,17 +84,18 @@ class IdReader(nn.Module):
 
     def vectors(self, item_I: Tensor) -> Tensor:
         """What the items' ID tokens are read as [I,H]."""
-        of_behaviour_IH, of_text_IH = self._both(item_I)
-        vectors_IH: Tensor = torch.where(self.has_behaviour_N[item_I, None], of_behaviour_IH, of_text_IH)
-        return vectors_IH
+        vectors_IH: Tensor = self.project(self.teacher_ND[item_I])
+        new = (~self.has_behaviour_N[item_I]).nonzero()[:, 0]
+        return vectors_IH if not len(new) else vectors_IH.index_copy(0, new, self._of_texts(item_I[new]))
 
     def sides(self, item_I: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors [I,H] of the items by their behaviour, and by their texts."""
-        of_behaviour_IH, of_text_IH = self._both(item_I)
-        return F.normalize(of_behaviour_IH, dim=1), F.normalize(of_text_IH, dim=1)
+        of_behaviour_IH = self.project(self.teacher_ND[item_I])
+        return F.normalize(of_behaviour_IH, dim=1), F.normalize(self._of_texts(item_I), dim=1)
 
-    def _both(self, item_I: Tensor) -> tuple[Tensor, Tensor]:
-        return self.project(self.teacher_ND[item_I]), self.read_text(self.text_NX[item_I])
+    def _of_texts(self, item_I: Tensor) -> Tensor:
+        vectors_IH: Tensor = self.read_text(self.text_NX[item_I])
+        return vectors_IH
 
     def directions(self, item_I: Tensor) -> Tensor:
         """Unit vectors [I,H] of items, to be compared with what is wanted."""
