@@ -13,7 +13,7 @@ run: setup  ## the whole sample: features, training, recommendations, and what f
 	@$(PYTHON_ENV) -m jobs.cli.run_sample
 
 test: setup  ## all tests, on two workers
-	@$(PYTHON_ENV) -m pytest -n 2 --dist loadfile
+	@$(PYTHON_ENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## style, formatting, types
 	@$(PYTHON_ENV) -m ruff check .
