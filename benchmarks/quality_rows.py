@@ -66,7 +66,8 @@ TTDS = replace(
 
 RSLLM = replace(
     TEXTS_READ,
-    finetune=replace(TEXTS_READ.finetune, epochs=5, row_tokens=512),
+    backbone=replace(TEXTS_READ.backbone, dropout=0.1),
+    finetune=replace(TEXTS_READ.finetune, epochs=8, row_tokens=512),
     rsllm=RsllmConfig(title_tokens=5, text_share=0.1, curriculum=0.1, text_weight=0.2, user_item_weight=1.0),
 )
 CHOOSING = replace(
