@@ -10,7 +10,7 @@ search or by RSLLM's product, on so many of the users. What is there is not made
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ from benchmarks.budget import BudgetError, budget
 from benchmarks.figures import Figure, publish
 from benchmarks.movielens import write_movielens
 from benchmarks.quality_rows import CONFIG, OURS
-from benchmarks.recipe import Recipe, changed
+from benchmarks.recipe import Recipe, told
 from jobs.common import step
 from model.config import BackboneConfig, FinetuneConfig, FusionConfig, ModelConfig, TokenizerConfig
 from model.evaluation import dataset
@@ -156,7 +156,7 @@ def budgeted(config: ModelConfig, recipe: Recipe, tokens: float) -> tuple[ModelC
 def lists_of(variant: str, config: ModelConfig, recipe: Recipe, split: dataset.Split) -> Path:
     """The ranked lists of a variant, trained now unless it was before."""
     store = GenerationStore(str(recipe.root), f"lists-{variant}")
-    key = {"settings": digest([changed(asdict(config), asdict(ModelConfig())), split.case_user_C.size])}
+    key = {"settings": digest([told(config), split.case_user_C.size])}
     made = store.latest()
     if made is None or made.manifest.key != key:
         ranker = recipe.ranker(config)

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from benchmarks.recipe import changed
+from benchmarks.recipe import told
 from model.config import (
     BackboneConfig,
     BehaviourConfig,
@@ -127,8 +127,7 @@ class Run:
         """What the method reads of the settings."""
         settings = asdict(self.config)
         if self.method in OURS and self.method != "sasrec_with_text":
-            own = changed(settings, asdict(ModelConfig()))
-            return own | {name: changed(asdict(config), asdict(ModelConfig())) for name, config in self.further.items()}
+            return told(self.config) | {name: told(config) for name, config in self.further.items()}
         names = ["history_items", "window_items", *(["behaviour"] if self.method.startswith("sasrec") else [])]
         return {name: settings[name] for name in names}
 

@@ -50,6 +50,11 @@ def changed(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any
     }
 
 
+def told(config: ModelConfig) -> dict[str, Any]:
+    """All settings other than the defaults; a part that is new changes nothing for those who leave it alone."""
+    return {name: value for name, value in changed(asdict(config), asdict(ModelConfig())).items() if value != {}}
+
+
 class Recipe:
     """The steps of one split, whose training set stands in `root`/training_set."""
 
@@ -138,7 +143,7 @@ class Recipe:
         """What a step is made of beside the settings of this method."""
         if name != "fusion" or not self._further:
             return []
-        return [{name: changed(asdict(config), asdict(ModelConfig())) for name, (_, config) in self._further.items()}]
+        return [{name: told(config) for name, (_, config) in self._further.items()}]
 
     def _made(
         self,

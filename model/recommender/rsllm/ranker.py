@@ -83,10 +83,10 @@ class RsllmRanker:
         """See `Ranker.rank`."""
         wanted_BH = self._wanted(users.history_BH)
         blocks = [slice(low, low + BLOCK_USERS) for low in range(0, len(users.ids), BLOCK_USERS)]
-        ranked = [self._rank(wanted_BH[rows], seen_BS[rows], available_N, k) for rows in blocks]
+        ranked = [nearest(wanted_BH[rows], self._direction_NH, seen_BS[rows], available_N, k) for rows in blocks]
         items_BK, scores_BK = (np.concatenate(each) for each in zip(*ranked, strict=True))
         codes_BKL = np.where(items_BK[..., None] == PAD, PAD, self.codes_NL[items_BK])
-        return Ranked(items_BK, codes_BKL, scores_BK)
+        return Ranked(items_BK, codes_BKL, (scores_BK / self._temperature).astype(np.float32))
 
     @torch.inference_mode()
     def score(self, users: Users, items_BC: Ints) -> Floats:
@@ -135,23 +135,27 @@ class RsllmRanker:
             state_BH[torch.as_tensor(some, device=state_BH.device)] = hidden_FH[tensors.state_Q].float()
         return state_BH
 
-    def _rank(self, wanted_BH: Tensor, seen_BS: Ints, available_N: Bools, k: int) -> tuple[Ints, Floats]:
-        """Block by block of items; the best so far go on."""
-        B, N = len(wanted_BH), len(self._direction_NH)
-        items_BK, scores_BK = np.full((B, k), PAD), np.full((B, k), -np.inf, np.float32)
-        size = max(1, BLOCK_SCORES // max(B, 1))
-        for low in range(0, N, size):
-            block_GH, here_G = self._direction_NH[low : low + size], available_N[low : low + size]
-            score_BG = (wanted_BH @ block_GH.T / self._temperature).float()
-            score_BG[:, torch.as_tensor(~here_G, device=score_BG.device)] = -torch.inf
-            row, column = np.nonzero((seen_BS >= low) & (seen_BS < low + len(block_GH)))
-            score_BG[row, seen_BS[row, column] - low] = -torch.inf
-            best_BK, best_scores_BK = top_k(score_BG, k)
-            both_BX = np.concatenate([items_BK, np.where(best_BK == PAD, PAD, best_BK + low)], axis=1)
-            of_both_BX = np.concatenate([scores_BK, best_scores_BK], axis=1)
-            order_BK = np.argsort(-of_both_BX, axis=1, kind="stable")[:, :k]  # equal ones: the smaller item is first
-            items_BK, scores_BK = (np.take_along_axis(each, order_BK, axis=1) for each in (both_BX, of_both_BX))
-        return items_BK, scores_BK
+
+def nearest(wanted_BH: Tensor, direction_NH: Tensor, seen_BS: Ints, available_N: Bools, k: int) -> tuple[Ints, Floats]:
+    """The k items [B,k] whose directions lie nearest to what is wanted, and their cosines; see `Ranker.rank`.
+
+    Block by block of items, of which the best so far go on: no more than BLOCK_SCORES scores are held.
+    """
+    B, N = len(wanted_BH), len(direction_NH)
+    items_BK, scores_BK = np.full((B, k), PAD), np.full((B, k), -np.inf, np.float32)
+    size = max(1, BLOCK_SCORES // max(B, 1))
+    for low in range(0, N, size):
+        block_GH, here_G = direction_NH[low : low + size], available_N[low : low + size]
+        score_BG = (wanted_BH @ block_GH.T).float()
+        score_BG[:, torch.as_tensor(~here_G, device=score_BG.device)] = -torch.inf
+        row, column = np.nonzero((seen_BS >= low) & (seen_BS < low + len(block_GH)))
+        score_BG[row, seen_BS[row, column] - low] = -torch.inf
+        best_BK, best_scores_BK = top_k(score_BG, k)
+        both_BX = np.concatenate([items_BK, np.where(best_BK == PAD, PAD, best_BK + low)], axis=1)
+        of_both_BX = np.concatenate([scores_BK, best_scores_BK], axis=1)
+        order_BK = np.argsort(-of_both_BX, axis=1, kind="stable")[:, :k]  # of equal ones the smaller item is first
+        items_BK, scores_BK = (np.take_along_axis(each, order_BK, axis=1) for each in (both_BX, of_both_BX))
+    return items_BK, scores_BK
 
 
 def _titles(uri: str) -> list[str]:

@@ -1,0 +1,42 @@
+"""What processes tell each other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from model.processes import ALONE
+
+ROOT = Path(__file__).parents[2]
+TOGETHER = """
+import torch
+from model.processes import joined
+with joined() as processes:
+    own = [torch.tensor([5, 1, 5]), torch.tensor([9, 1, 3, 2])][processes.rank]
+    assert processes.union(own).tolist() == [1, 2, 3, 5, 9]
+    nothing = own[:0] if processes.first else own
+    assert processes.union(nothing).tolist() == [1, 2, 3, 9]
+    assert processes.sums(processes.rank + 1.0) == [3.0]
+"""
+
+
+def test_alone_a_union_is_the_different_items() -> None:
+    assert ALONE.union(torch.tensor([4, 2, 4], device=ALONE.device)).tolist() == [2, 4]
+
+
+def test_two_processes_find_the_union_of_both(tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(TOGETHER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "two.py")],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
