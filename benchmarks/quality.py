@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
@@ -35,7 +36,7 @@ from benchmarks.budget import BudgetError, budget, device
 from benchmarks.choices import draw, pick, table_of
 from benchmarks.figures import Figure, publish
 from benchmarks.movielens import write_movielens
-from benchmarks.quality_rows import ALL, CONFIG, MAIN, OURS, Run, runs_of
+from benchmarks.quality_rows import ALL, CONFIG, MAIN, OURS, WITH_LLM, WITHOUT_LLM, Run, runs_of
 from benchmarks.quality_table import GOALS, console, figures_of, show
 from benchmarks.recipe import Recipe
 from jobs.common import step
@@ -113,6 +114,11 @@ class Bench:
         columns = ["method", "masked", "user_id", "key", "rank"]
         ranks = pa.concat_tables(pq.read_table(one.path("lists.parquet"), columns=columns) for one in made.values())
         found = evaluate_lists(ranks, MAIN if MAIN in made else next(iter(made)))
+        found["with_llm"] = {
+            row: evaluate_lists(ranks.filter(pc.is_in(ranks["method"], pa.array([row, WITHOUT_LLM]))), row)["against"]
+            for row in WITH_LLM
+            if {row, WITHOUT_LLM} <= set(made)
+        }
         cases = pq.read_table(self.root / "cases.parquet")
         ids = pa.array(self.data.item_ids)
         count_N = np.bincount(self.data.item_E[dataset.fit_mask(self.data, self.split)], minlength=len(ids))

@@ -94,6 +94,9 @@ OURS: dict[str, ModelConfig] = {
     "fusion_of_all": replace(TEXTS_READ, fusion=_fused(further=tuple(FURTHER))),
 }
 """Rows of the recipe by its settings; the first is the ranking of its teacher."""
+WITHOUT_LLM = "fusion_without_llm"
+WITH_LLM = (MAIN, "ttds", "rsllm", "fusion_of_all")
+"""The same late fusion with language models."""
 BASELINES = (*FLOORS, "ease", "sasrec")
 ALL = (*BASELINES, *OURS)
 

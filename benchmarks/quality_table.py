@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import Figure
-from benchmarks.quality_rows import ALL, BASELINES, FLOORS, MAIN
+from benchmarks.quality_rows import ALL, BASELINES, FLOORS, MAIN, WITHOUT_LLM
 from model.evaluation.protocol import PROTOCOLS
 
 COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR@10")
@@ -41,9 +41,16 @@ def show(found: dict[str, Any]) -> None:
     console.print(table)
     console.print(_beyond_table(found["beyond"]))
     for other, protocols in found["against"].items():
-        one = protocols["masked"]["NDCG@10"]
-        verdict = f"{one['mean']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f}), p = {one['p_value']:.3f}"
-        console.print(f"NDCG@10, masked, {found['reference']} - {other}: {verdict}")
+        _print_difference(found["reference"], other, protocols)
+    for row, against in found["with_llm"].items():
+        if row != found["reference"]:
+            _print_difference(row, WITHOUT_LLM, against[WITHOUT_LLM])
+
+
+def _print_difference(one: str, other: str, protocols: dict[str, Any]) -> None:
+    found = protocols["masked"]["NDCG@10"]
+    verdict = f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f}), p = {found['p_value']:.3f}"
+    console.print(f"NDCG@10, masked, {one} - {other}: {verdict}")
 
 
 def _beyond_table(found: dict[str, Any]) -> Table:
@@ -69,6 +76,11 @@ def figures_of(name: str, found: dict[str, Any], goals: dict[str, str]) -> list[
         for method in ALL
         if method in ndcg and method not in FLOORS
     ]
+    for row, against in found["with_llm"].items():
+        figures += [
+            Figure(f"quality.{name}.{row}_llm_ratio", ndcg[row] / max(ndcg[WITHOUT_LLM], 1e-12), ">1" if goals else ""),
+            Figure(f"quality.{name}.{row}_llm_p_value", against[WITHOUT_LLM]["masked"]["NDCG@10"]["p_value"]),
+        ]
     if MAIN not in ndcg:
         return figures
     baselines = [method for method in BASELINES if method in ndcg]
@@ -78,8 +90,6 @@ def figures_of(name: str, found: dict[str, Any], goals: dict[str, str]) -> list[
         figures.append(Figure(f"quality.{name}.ratio", ratio, RATIO_GOAL if goals else ""))
         p_value = found["against"][best]["masked"]["NDCG@10"]["p_value"]
         figures.append(Figure(f"quality.{name}.p_value", p_value, "<0.05" if goals else ""))
-    for figure, without, goal in (("llm_ratio", "fusion_without_llm", ">1"), ("text_ratio", "fusion_of_ids", "")):
-        if without in ndcg:
-            ratio = ndcg[MAIN] / max(ndcg[without], 1e-12)
-            figures.append(Figure(f"quality.{name}.{figure}", ratio, goal if goals else ""))
+    if "fusion_of_ids" in ndcg:
+        figures.append(Figure(f"quality.{name}.text_ratio", ndcg[MAIN] / max(ndcg["fusion_of_ids"], 1e-12)))
     return figures

@@ -79,7 +79,7 @@ def test_our_rows_come_from_one_recipe_each_step_made_once(
     # With texts and without, the codebook of each and the one that moved; a language model for all rows of a method.
     assert made == {"behaviour": 2, "codebook": 3, "model": 3}
     names = [figure.name for figure in figures_of("tiny", table, {})]
-    assert {"quality.tiny.ratio", "quality.tiny.p_value", "quality.tiny.llm_ratio"} <= set(names)
+    assert {"quality.tiny.ratio", "quality.tiny.p_value", "quality.tiny.rsllm_llm_ratio"} <= set(names)
 
 
 def test_the_budget_ends_a_run_and_no_other() -> None:

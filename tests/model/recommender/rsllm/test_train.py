@@ -153,11 +153,12 @@ def test_killed_and_resumed_it_ends_as_if_nothing_had_been(
         assert Path(request["output"], name).read_bytes() == Path(whole["output"], name).read_bytes()
 
 
-def test_two_processes_compare_with_the_targets_of_both(ids_request: Request, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_train_the_model_of_one(ids_request: Request, tmp_path: Path, parallel: str) -> None:
     """As many shards give the same training on one process as on two, where everything is compared with."""
-    settings = {"finetune": {"epochs": 1, "shards": 2, "checkpoint_steps": 0}, "backbone": {"dropout": 0.0}}
-    alone = ids_request("alone", **settings | {"finetune": settings["finetune"] | {"accumulation": 2}})
-    both = ids_request("both", **settings)
+    recipe = {"epochs": 1, "shards": 2, "checkpoint_steps": 0}
+    alone = ids_request("alone", finetune=recipe | {"accumulation": 2})
+    both = ids_request("both", finetune=recipe | {"parallel": parallel})
     expected = finetune(alone)
     (tmp_path / "request.json").write_text(json.dumps(both))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -173,6 +174,10 @@ def test_two_processes_compare_with_the_targets_of_both(ids_request: Request, tm
     found = load_json(f"{both['output']}/metrics.json")
     assert found["loss"]["title"] == pytest.approx(expected["loss"]["title"], rel=1e-4)
     assert found["loss"]["user_item"] == pytest.approx(expected["loss"]["user_item"], rel=1e-4)
+    for name in ("model.safetensors", "id_reader.safetensors"):
+        one, two = (load_file(f"{each['output']}/{name}") for each in (alone, both))
+        for key, tensor in one.items():
+            np.testing.assert_allclose(two[key], tensor, atol=2e-4)
 
 
 def test_lora_learns_the_new_words_and_the_reader(ids_request: Request) -> None:
