@@ -14,7 +14,7 @@ from model.data.reader import steps_per_epoch
 from model.recommender.batches import read_drawn
 from model.recommender.cases import Windows, one_target
 from model.recommender.methods.base import PAD, Bools, Ints
-from model.recommender.rsllm.prompts import CANDIDATES, IdBatch, IdRows, ItemPrompts, packed
+from model.recommender.rsllm.prompts import CANDIDATES, CHOICE_HISTORY, IdBatch, IdRows, ItemPrompts, packed
 
 ROUNDS = 20
 """Draws of a candidate before its example is given up."""
@@ -54,7 +54,7 @@ class IdBatches:
             return None
         chosen_B = rng.integers(len(windows.items_BT), size=count)
         some = Windows(*(each[chosen_B] for each in vars(windows).values()))
-        item_B, history_BH, _ = one_target(some, self._config.history_items, rng)
+        item_B, history_BH, _ = one_target(some, CHOICE_HISTORY, rng)
         never_BX = np.concatenate([some.items_BT, some.later_BX, item_B[:, None]], axis=1)
         candidates_BC, answer_B = with_others(item_B, never_BX, self._known, rng)
         kept_B = (candidates_BC != PAD).all(1)

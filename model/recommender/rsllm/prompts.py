@@ -29,6 +29,8 @@ from model.recommender.tasks import INSTRUCTION
 ITEM_TOKEN = "<item>"  # noqa: S105  # a word of the vocabulary, no secret
 CANDIDATES = 20
 """Of the choice [paper]: the item and others at random."""
+CHOICE_HISTORY = 10
+"""Newest items that a choice is made by."""
 CHOICE_TOKENS = [f"<choice_{number}>" for number in range(CANDIDATES)]
 QUESTION, ANSWER = "\nOne of:", "\nNext:"
 TERMS = ("title", "choice", "id_text", "user_item")
@@ -136,7 +138,7 @@ class ItemPrompts:
 
     def longest(self, window_items: int, history_items: int) -> int:
         """The most tokens that an example can have."""
-        history = len(self._instruction) + history_items * self.item_tokens
+        history = len(self._instruction) + min(history_items, CHOICE_HISTORY) * self.item_tokens
         asked = len(self._question) + CANDIDATES * (self.item_tokens + 1) + len(self._answer) + 1
         return max(len(self._instruction) + window_items * self.item_tokens, history + asked)
 
@@ -151,17 +153,20 @@ class ItemPrompts:
     def histories(self, history_BT: Ints) -> IdRows:
         """Prompts of inference; a history may be empty. The state of the last token says what comes next."""
         rows = _left_aligned([self._text(self._instruction, len(history_BT)), self._items(history_BT)])
-        return asking(rows, behind=0)
+        return asking(rows, np.zeros(len(history_BT), np.int64), behind=0)
 
     def choices(self, history_BT: Ints, candidates_BC: Ints, answer_B: Ints) -> IdRows:
-        """Which of the candidates is next, answered by its number; each number stands behind its candidate."""
+        """Which of the candidates is next, answered by its number; each number stands behind its candidate.
+
+        The state that names the number has to point at the item, too.
+        """
         B = len(history_BT)
         segments = [self._text(self._instruction, B), self._items(history_BT), self._text(self._question, B)]
         for place, number in enumerate(self.choice_ids_C[: candidates_BC.shape[1]]):
             segments += [self._items(candidates_BC[:, place : place + 1]), self._text(np.array([number]), B)]
         segments.append(self._text(self._answer, B))
         segments.append(replace(_plain(self.choice_ids_C[answer_B][:, None]), is_label_BX=np.ones((B, 1), bool)))
-        return _left_aligned(segments)
+        return asking(_left_aligned(segments), candidates_BC[np.arange(B), answer_B], behind=1)
 
     def _items(self, items_BT: Ints, wanted_BT: Ints | None = None) -> IdRows:
         """Titles with an ID token behind each. Items that are wanted are labels, and predicted by the state before."""
@@ -184,10 +189,10 @@ class ItemPrompts:
         return ids_X
 
 
-def asking(rows: IdRows, behind: int) -> IdRows:
-    """The examples, asked for an item at the last token but `behind`; for which one is nothing to inference."""
+def asking(rows: IdRows, item_B: Ints, behind: int) -> IdRows:
+    """The examples, asked for these items at the last token but `behind`; to inference any item will do."""
     next_BX = np.full_like(rows.ids_BX, PAD)
-    next_BX[np.arange(len(next_BX)), (rows.ids_BX != PAD).sum(1) - 1 - behind] = 0
+    next_BX[np.arange(len(next_BX)), (rows.ids_BX != PAD).sum(1) - 1 - behind] = item_B
     return replace(rows, next_BX=next_BX)
 
 

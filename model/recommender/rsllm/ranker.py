@@ -23,7 +23,7 @@ from model.recommender.inference import newest
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Users
 from model.recommender.rsllm.batches import unified_share
 from model.recommender.rsllm.loss import states
-from model.recommender.rsllm.prompts import IdRows, ItemPrompts, TensorIds, asking, packed
+from model.recommender.rsllm.prompts import CHOICE_HISTORY, IdRows, ItemPrompts, TensorIds, packed
 from model.recommender.rsllm.reader import IdReader, read_vectors, teacher_of
 from model.recommender.vocabulary import read_codes
 
@@ -106,11 +106,9 @@ class RsllmRanker:
     @torch.inference_mode()
     def choose(self, history_BT: Ints, candidates_BC: Ints) -> Ints:
         """Place [B] of the candidate that the model names, by its likeliest next word; -1 where that names none."""
-        history_BT = newest(history_BT, self._config.history_items)
         nobody_B = np.zeros(len(history_BT), np.int64)
-        rows = self._prompts.choices(history_BT, candidates_BC, nobody_B)
+        state_BH = self._states(self._prompts.choices(newest(history_BT, CHOICE_HISTORY), candidates_BC, nobody_B))
         head_VH = self._model.get_output_embeddings().weight
-        state_BH = self._states(asking(rows, behind=1))  # the answer's own place is the last
         word_B = torch.cat([(some @ head_VH.float().T).argmax(1) for some in state_BH.split(BLOCK_USERS)]).cpu().numpy()
         is_it_BC = word_B[:, None] == self._prompts.choice_ids_C[: candidates_BC.shape[1]]
         return np.where(is_it_BC.any(1), is_it_BC.argmax(1), PAD)

@@ -74,6 +74,9 @@ def test_a_choice_names_every_candidate_with_its_number(
     assert text.startswith("Items in order: Drum<item>\nOne of: Drum<item><choice_0> Blue")
     assert text.endswith("<choice_19>\nNext:<choice_3>")
     assert told(tokenizer, rows.ids_BX[rows.is_label_BX]) == "<choice_3>"
+    # The state before the answer points at the item as well.
+    assert rows.next_BX[rows.next_BX != PAD].tolist() == [3]
+    assert np.roll(rows.is_label_BX, -1, axis=1)[rows.next_BX != PAD].all()
 
 
 def test_ids_alone_have_no_words(tokenizer: PreTrainedTokenizerBase) -> None:
