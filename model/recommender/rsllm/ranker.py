@@ -5,6 +5,7 @@ Shapes: B users, T history items, S seen items, C listed items, N items, K resul
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,8 @@ class RsllmRanker:
                 f"{inputs['model']} was trained with the item vectors {saved['teacher']}, but {inputs['behaviour']} "
                 "has others: its ID tokens would mean nothing. Name the teacher in the model's manifest."
             )
-        config = model_config(saved["config"])
+        # What shaped the training is the model's own; only how much is read at once is for today's settings to say.
+        config = replace(model_config(saved["config"]), decoding=model_config(request["config"]).decoding)
         model, tokenizer, _ = load_model(inputs["model"])
         tensors = load_tensors(f"{inputs['model']}/{READER_FILE}")
         components = TextComponents(tensors.pop("mean_E"), tensors.pop("axes_EX"))
