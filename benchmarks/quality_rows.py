@@ -72,12 +72,11 @@ RSLLM = replace(
 )
 CHOOSING = replace(
     RSLLM,
-    backbone=replace(RSLLM.backbone, hidden_size=64, layers=3, heads=2, intermediate_size=192, dropout=0.0),
-    finetune=replace(RSLLM.finetune, epochs=4, learning_rate=3e-3),
-    rsllm=replace(RSLLM.rsllm, title_tokens=3, text_share=0.05, curriculum=0.05, choice_share=4.0),
+    finetune=replace(RSLLM.finetune, epochs=4, batch_size=16),
+    rsllm=replace(RSLLM.rsllm, choice_share=1.0),
     fusion=FusionConfig(signals=[]),
 )
-"""RSLLM that also learns to pick 1 of 20, small enough for a CPU."""
+"""RSLLM that also learns to pick 1 of 20; few users make few steps, hence the smaller batches."""
 FURTHER: dict[LanguageModelName, ModelConfig] = {"ttds": TTDS, "rsllm": RSLLM}
 """Methods beside the main one in fusion_of_all."""
 

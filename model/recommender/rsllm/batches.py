@@ -1,6 +1,6 @@
 """What RSLLM learns from: windows as prompts and, if asked for, choices among candidates.
 
-Shapes: B windows or examples, C candidates, N items, S drawn items.
+Shapes: B windows or examples, O choices, C candidates, N items, S drawn items.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from model.data.reader import steps_per_epoch
 from model.recommender.batches import read_drawn
 from model.recommender.cases import Windows, one_target
 from model.recommender.methods.base import PAD, Bools, Ints
-from model.recommender.rsllm.prompts import CANDIDATES, CHOICE_HISTORY, IdBatch, IdRows, ItemPrompts, packed
+from model.recommender.rsllm.prompts import CANDIDATES, IdBatch, IdRows, ItemPrompts, packed
 
 ROUNDS = 20
 """Draws of a candidate before its example is given up."""
@@ -42,25 +42,22 @@ class IdBatches:
 
     def batch(self, windows: Windows, rng: np.random.Generator, done: float, drawn_S: Ints) -> IdBatch:
         """`done`: share of the training so far."""
-        rows = self._prompts.windows(windows.items_BT, windows.targets_BT)
-        choices = self._choices(windows, rng)
-        examples = len(rows.ids_BX) + (0 if choices is None else len(choices.ids_BX))
-        known_B = rng.random(examples) < unified_share(self._config, done)
-        return packed(rows, choices, known_B, drawn_S, self._config.finetune.row_tokens)
+        choices, candidates_OC = self._choices(windows, rng)
+        parts = [self._prompts.windows(windows.items_BT, windows.targets_BT), choices]
+        known_B = rng.random(sum(len(part.ids_BX) for part in parts)) < unified_share(self._config, done)
+        return packed(parts, candidates_OC, known_B, drawn_S, self._config.finetune.row_tokens)
 
-    def _choices(self, windows: Windows, rng: np.random.Generator) -> IdRows | None:
+    def _choices(self, windows: Windows, rng: np.random.Generator) -> tuple[IdRows, Ints]:
+        """And their candidates [O,C]; a choice whose candidates were not found is left out."""
         count = int(self._config.rsllm.choice_share * len(windows.items_BT) + rng.random())
-        if not count:
-            return None
-        chosen_B = rng.integers(len(windows.items_BT), size=count)
-        some = Windows(*(each[chosen_B] for each in vars(windows).values()))
-        item_B, history_BH, _ = one_target(some, CHOICE_HISTORY, rng)
-        never_BX = np.concatenate([some.items_BT, some.later_BX, item_B[:, None]], axis=1)
-        candidates_BC, answer_B = with_others(item_B, never_BX, self._known, rng)
-        kept_B = (candidates_BC != PAD).all(1)
-        if not kept_B.any():
-            return None
-        return self._prompts.choices(history_BH[kept_B], candidates_BC[kept_B], answer_B[kept_B])
+        chosen_O = rng.integers(len(windows.items_BT), size=count)
+        some = Windows(*(each[chosen_O] for each in vars(windows).values()))
+        item_O, history_OH, _ = one_target(some, self._config.history_items, rng)
+        never_OX = np.concatenate([some.items_BT, some.later_BX, item_O[:, None]], axis=1)
+        candidates_OC, _ = with_others(item_O, never_OX, self._known, rng)
+        kept_O = (candidates_OC != PAD).all(1)
+        history_OH, candidates_OC, item_O = history_OH[kept_O], candidates_OC[kept_O], item_O[kept_O]
+        return self._prompts.choices(history_OH, item_O), candidates_OC
 
     def _drawn(self, rng: np.random.Generator) -> Ints:
         """Of the items that anybody took: all, or different ones at random."""

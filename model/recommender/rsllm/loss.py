@@ -4,8 +4,8 @@ L = L_LM + a InfoNCE(P(e), T(x)) + b InfoNCE(W h, P(e_target)) [ours on form]. T
 all processes' batches and with items drawn at random, the same on all; where the catalogue has no more items than are
 drawn, with all of it.
 
-Shapes: R packed rows, P positions, M labels, I ID tokens, Q states that predict an item, U targets of all processes,
-S items compared with, A items whose texts are, H hidden size.
+Shapes: R packed rows, P positions, M labels, I ID tokens, Q states that predict an item, W of windows, U targets of
+S items compared with, A items whose texts are, O choices, C candidates, H hidden size.
 """
 
 from __future__ import annotations
@@ -44,14 +44,25 @@ class RsllmLoss(nn.Module):
         """[4]."""
         hidden_FH = states(self.model, self.reader, batch)
         loss_M = cross_entropy(hidden_FH[batch.label_M], self.model.get_output_embeddings().weight, batch.target_M)
-        choice = loss_M[batch.is_choice_M].sum()
-        target_U = self._processes.union(batch.next_Q)
+        of_windows = len(batch.next_Q) - len(batch.candidates_OC)
+        state_WH, state_OH = hidden_FH[batch.state_Q].tensor_split([of_windows])
+        next_W, answer_O = batch.next_Q.tensor_split([of_windows])
+        target_U = self._processes.union(next_W)
         compared_S = _unique(target_U, batch.drawn_S)
-        direction_SH = self.reader.directions(compared_S)
-        similar_QS = self.reader.wanted(hidden_FH[batch.state_Q]) @ direction_SH.T / self.temperature
-        user_item = F.cross_entropy(similar_QS, torch.searchsorted(compared_S, batch.next_Q), reduction="sum")
+        similar_WS = self.reader.wanted(state_WH) @ self.reader.directions(compared_S).T / self.temperature
+        user_item = F.cross_entropy(similar_WS, torch.searchsorted(compared_S, next_W), reduction="sum")
         id_text = self._id_text(_unique(target_U, compared_S[:: max(1, len(compared_S) // ALIGNED)]))
-        return torch.stack([loss_M.sum() - choice, choice, id_text, user_item])
+        title_T, id_token_O = loss_M.tensor_split([len(loss_M) - len(answer_O)])
+        choice = id_token_O.sum() + self._choice(state_OH, batch.candidates_OC, answer_O)
+        return torch.stack([title_T.sum(), choice, id_text, user_item])
+
+    def _choice(self, state_OH: Tensor, candidates_OC: Tensor, answer_O: Tensor) -> Tensor:
+        """Summed cross-entropy of the items among their candidates."""
+        if not len(answer_O):
+            return state_OH.new_zeros(())
+        logits_OC = self.reader.wanted_among(state_OH, candidates_OC) / self.temperature
+        place_O = (candidates_OC == answer_O[:, None]).int().argmax(1)
+        return F.cross_entropy(logits_OC, place_O, reduction="sum")
 
     def _id_text(self, item_A: Tensor) -> Tensor:
         """Mean InfoNCE (nats): each item's vector has to find its text's among the others', and the way back."""

@@ -7,7 +7,8 @@ In the first stage an ID token is a word like any other; from the second on it i
 an example has is drawn: the share of the second rises along the curriculum.
 
 Shapes: B examples, T items of a window, C candidates, W words of a title, X positions of an example, R packed rows,
-P positions of a row, F tokens, M labels, I ID tokens, Q states that predict an item, S drawn items, N items.
+P positions of a row, F tokens, M labels, I ID tokens, Q states that predict an item, O choices, S drawn items,
+N items.
 """
 
 from __future__ import annotations
@@ -29,12 +30,9 @@ from model.recommender.tasks import INSTRUCTION
 ITEM_TOKEN = "<item>"  # noqa: S105  # a word of the vocabulary, no secret
 CANDIDATES = 20
 """Of the choice [paper]: the item and others at random."""
-CHOICE_HISTORY = 10
-"""Newest items that a choice is made by."""
-CHOICE_TOKENS = [f"<choice_{number}>" for number in range(CANDIDATES)]
-QUESTION, ANSWER = "\nOne of:", "\nNext:"
+QUESTION = "\nNext:"
 TERMS = ("title", "choice", "id_text", "user_item")
-"""Summed losses of a batch: words of titles, choices among candidates, and the two contrastive ones."""
+"""Summed losses of a batch: words of titles, ID tokens among candidates, and the two contrastive ones."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,15 @@ class IdBatch:
     position_RP: Ints
     block_RP: Ints
     label_M: Ints
-    """Flat index into R x P of the position that predicts the label, which is the one before it."""
+    """Flat index into R x P of the position that predicts the label, which is the one before it; choices' are last."""
     target_M: Ints
-    is_choice_M: Bools
     id_place_I: Ints
     """Flat index of ID tokens that are read as vectors."""
     id_item_I: Ints
     state_Q: Ints
-    """Flat index of the states that predict an item."""
+    """Flat index of the states that predict an item; those of choices are the last."""
     next_Q: Ints
+    candidates_OC: Ints
     drawn_S: Ints
     """Items that all processes compare with, beside the targets of all of them."""
     choice_tokens: int
@@ -86,8 +84,8 @@ class IdBatch:
     @property
     def labels(self) -> Ints:
         """By TERMS. What is compared with texts is known on the device only; `loss` gives a mean there."""
-        choices = int(self.is_choice_M.sum())
-        return np.array([len(self.label_M) - choices, choices, 1, len(self.next_Q)])
+        choices = len(self.candidates_OC)
+        return np.array([len(self.label_M) - choices, choices, 1, len(self.next_Q) - choices])
 
     @property
     def tokens_of(self) -> Ints:
@@ -108,11 +106,11 @@ class TensorIds:
     block_RP: Tensor
     label_M: Tensor
     target_M: Tensor
-    is_choice_M: Tensor
     id_place_I: Tensor
     id_item_I: Tensor
     state_Q: Tensor
     next_Q: Tensor
+    candidates_OC: Tensor
     drawn_S: Tensor
 
 
@@ -126,10 +124,7 @@ class ItemPrompts:
             self.titles_NW = self.titles_NW[:, :0]
         self._tokenizer = tokenizer
         self.item_token = int(tokenizer.convert_tokens_to_ids(ITEM_TOKEN))  # type: ignore[arg-type]
-        self.choice_ids_C = np.asarray(tokenizer.convert_tokens_to_ids(CHOICE_TOKENS), np.int64)
-        self._instruction, self._question, self._answer = (
-            self._encoded(text) for text in (INSTRUCTION, QUESTION, ANSWER)
-        )
+        self._instruction, self._question = (self._encoded(text) for text in (INSTRUCTION, QUESTION))
 
     @property
     def item_tokens(self) -> int:
@@ -138,9 +133,8 @@ class ItemPrompts:
 
     def longest(self, window_items: int, history_items: int) -> int:
         """The most tokens that an example can have."""
-        history = len(self._instruction) + min(history_items, CHOICE_HISTORY) * self.item_tokens
-        asked = len(self._question) + CANDIDATES * (self.item_tokens + 1) + len(self._answer) + 1
-        return max(len(self._instruction) + window_items * self.item_tokens, history + asked)
+        asked = history_items * self.item_tokens + len(self._question) + 1
+        return len(self._instruction) + max(window_items * self.item_tokens, asked)
 
     def windows(self, items_BT: Ints, targets_BT: Ints) -> IdRows:
         """Every target of the windows is predicted: its words, and itself from the state before them."""
@@ -155,22 +149,21 @@ class ItemPrompts:
         rows = _left_aligned([self._text(self._instruction, len(history_BT)), self._items(history_BT)])
         return asking(rows, np.zeros(len(history_BT), np.int64), behind=0)
 
-    def choices(self, history_BT: Ints, candidates_BC: Ints, answer_B: Ints) -> IdRows:
-        """Which of the candidates is next, answered by its number; each number stands behind its candidate.
+    def choices(self, history_BT: Ints, item_B: Ints) -> IdRows:
+        """Which item is next: answered by an ID token, where windows go on with words.
 
-        The state that names the number has to point at the item, too.
+        Candidates are no part of the prompt, they are the items that the ID token may name [ours; the paper lists
+        them]: what could be read of them is in their vectors.
         """
         B = len(history_BT)
-        segments = [self._text(self._instruction, B), self._items(history_BT), self._text(self._question, B)]
-        for place, number in enumerate(self.choice_ids_C[: candidates_BC.shape[1]]):
-            segments += [self._items(candidates_BC[:, place : place + 1]), self._text(np.array([number]), B)]
-        segments.append(self._text(self._answer, B))
-        segments.append(replace(_plain(self.choice_ids_C[answer_B][:, None]), is_label_BX=np.ones((B, 1), bool)))
-        return asking(_left_aligned(segments), candidates_BC[np.arange(B), answer_B], behind=1)
+        answer = replace(self._text(np.array([self.item_token]), B), is_label_BX=np.ones((B, 1), bool))
+        question = [self._text(self._question, B), answer]
+        rows = _left_aligned([self._text(self._instruction, B), self._items(history_BT), *question])
+        return asking(rows, item_B, behind=1)
 
     def _items(self, items_BT: Ints, wanted_BT: Ints | None = None) -> IdRows:
         """Titles with an ID token behind each. Items that are wanted are labels, and predicted by the state before."""
-        B, there_BT = len(items_BT), items_BT != PAD
+        there_BT, shape = items_BT != PAD, (len(items_BT), items_BT.shape[1] * self.item_tokens)
         if wanted_BT is None:
             wanted_BT = np.full(items_BT.shape, PAD)
         ids_BTX, item_BTX, next_BTX = np.full((3, *items_BT.shape, self.item_tokens), PAD)
@@ -179,7 +172,7 @@ class ItemPrompts:
         item_BTX[..., -1] = items_BT
         next_BTX[:, :-1, -1] = wanted_BT[:, 1:]
         is_label_BX = np.repeat(wanted_BT != PAD, self.item_tokens, axis=1)
-        return IdRows(ids_BTX.reshape(B, -1), is_label_BX, item_BTX.reshape(B, -1), next_BTX.reshape(B, -1))
+        return IdRows(ids_BTX.reshape(shape), is_label_BX, item_BTX.reshape(shape), next_BTX.reshape(shape))
 
     def _text(self, ids_X: Ints, rows: int) -> IdRows:
         return _plain(np.broadcast_to(ids_X, (rows, len(ids_X))))
@@ -196,9 +189,11 @@ def asking(rows: IdRows, item_B: Ints, behind: int) -> IdRows:
     return replace(rows, next_BX=next_BX)
 
 
-def packed(windows: IdRows, choices: IdRows | None, known_B: Bools, drawn_S: Ints, row_tokens: int) -> IdBatch:
-    """Examples side by side. `known_B`: of windows, then choices, whose ID tokens are read as vectors."""
-    parts = [windows] if choices is None else [windows, choices]
+def packed(parts: Sequence[IdRows], candidates_OC: Ints, known_B: Bools, drawn_S: Ints, row_tokens: int) -> IdBatch:
+    """Examples side by side: windows or histories, then choices if any.
+
+    `known_B`: of all of them, those whose ID tokens are read as vectors.
+    """
     there = [each.ids_BX != PAD for each in parts]
     length_B = np.concatenate([each.sum(1) for each in there])
     layout = pack(length_B, row_tokens)
@@ -208,20 +203,19 @@ def packed(windows: IdRows, choices: IdRows | None, known_B: Bools, drawn_S: Int
     )
     label_F, state_F = np.flatnonzero(is_label_F), np.flatnonzero(next_F != PAD)
     id_F = np.flatnonzero((item_F != PAD) & np.repeat(known_B, length_B))
-    windows_tokens = int(there[0].sum())
     return IdBatch(
         ids_RP=layout.spread(ids_F),
         position_RP=layout.position_RP,
         block_RP=layout.block_RP,
         label_M=layout.place_F[label_F] - 1,
         target_M=ids_F[label_F],
-        is_choice_M=label_F >= windows_tokens,
         id_place_I=layout.place_F[id_F],
         id_item_I=item_F[id_F],
         state_Q=layout.place_F[state_F],
         next_Q=next_F[state_F],
+        candidates_OC=candidates_OC,
         drawn_S=drawn_S,
-        choice_tokens=len(ids_F) - windows_tokens,
+        choice_tokens=int(sum(each.sum() for each in there[1:])),
     )
 
 

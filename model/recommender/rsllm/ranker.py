@@ -24,7 +24,7 @@ from model.recommender.inference import newest
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Users
 from model.recommender.rsllm.batches import unified_share
 from model.recommender.rsllm.loss import states
-from model.recommender.rsllm.prompts import CHOICE_HISTORY, IdRows, ItemPrompts, TensorIds, packed
+from model.recommender.rsllm.prompts import IdRows, ItemPrompts, TensorIds, packed
 from model.recommender.rsllm.reader import IdReader, read_vectors, teacher_of
 from model.recommender.vocabulary import read_codes
 
@@ -107,13 +107,15 @@ class RsllmRanker:
 
     @torch.inference_mode()
     def choose(self, history_BT: Ints, candidates_BC: Ints) -> Ints:
-        """Place [B] of the candidate that the model names, by its likeliest next word; -1 where that names none."""
-        nobody_B = np.zeros(len(history_BT), np.int64)
-        state_BH = self._states(self._prompts.choices(newest(history_BT, CHOICE_HISTORY), candidates_BC, nobody_B))
-        head_VH = self._model.get_output_embeddings().weight
-        word_B = torch.cat([(some @ head_VH.float().T).argmax(1) for some in state_BH.split(BLOCK_USERS)]).cpu().numpy()
-        is_it_BC = word_B[:, None] == self._prompts.choice_ids_C[: candidates_BC.shape[1]]
-        return np.where(is_it_BC.any(1), is_it_BC.argmax(1), PAD)
+        """Place [B] of the candidate that the model names; -1 where its likeliest word is no ID token."""
+        history_BT = newest(history_BT, self._config.history_items)
+        state_BH = self._states(self._prompts.choices(history_BT, candidates_BC[:, 0]))
+        head_VH = self._model.get_output_embeddings().weight.float()
+        word_B = torch.cat([(some @ head_VH.T).argmax(1) for some in state_BH.split(BLOCK_USERS)])
+        asked_BC = torch.as_tensor(candidates_BC, device=state_BH.device)
+        blocks = zip(state_BH.split(BLOCK_USERS), asked_BC.split(BLOCK_USERS), strict=True)
+        place_B = torch.cat([self._reader.wanted_among(*block).argmax(1) for block in blocks])
+        return np.where(word_B.cpu() == self._prompts.item_token, place_B.cpu(), PAD)
 
     @property
     def _temperature(self) -> float:
@@ -129,7 +131,7 @@ class RsllmRanker:
         state_BH = torch.empty(len(length_B), self._model.config.hidden_size, device=self._model.device)
         for some in batches_of_similar_length(length_B, 0, self._config.decoding.batch_tokens):
             known_B, nothing = np.full(len(some), self._unified), np.empty(0, np.int64)
-            batch = packed(rows.where(some), None, known_B, nothing, row_tokens=int(length_B[some].max()))
+            batch = packed([rows.where(some)], nothing, known_B, nothing, row_tokens=int(length_B[some].max()))
             tensors = TensorIds(batch, self._model.device)
             hidden_FH = states(self._model, self._reader, tensors)
             state_BH[torch.as_tensor(some, device=state_BH.device)] = hidden_FH[tensors.state_Q].float()

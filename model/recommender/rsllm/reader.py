@@ -5,7 +5,7 @@ of the embedding table. An item that nobody took has no such vector: its text's,
 one of the two contrastive losses draws T to P.
 
 Shapes: N items, M later items, D width of the teacher, E text dimensions, X components of them, H hidden size,
-I items asked for, Q users.
+I items asked for, Q users, O users with C items of their own.
 """
 
 from __future__ import annotations
@@ -104,6 +104,11 @@ class IdReader(nn.Module):
     def wanted(self, state_QH: Tensor) -> Tensor:
         """Unit vectors [Q,H]: where the next item of users in these states should lie."""
         return F.normalize(self.query(state_QH), dim=1)
+
+    def wanted_among(self, state_OH: Tensor, item_OC: Tensor) -> Tensor:
+        """Cosines [O,C] of what is wanted with each one's own items."""
+        direction_OCH = self.directions(item_OC.flatten()).view(*item_OC.shape, -1)
+        return torch.einsum("oh,och->oc", self.wanted(state_OH), direction_OCH)
 
 
 def _two_layers(inputs: int, hidden_size: int, scale: float) -> nn.Sequential:

@@ -32,7 +32,7 @@ from model.recommender.methods.base import Ranker
 from model.recommender.objective import Objective
 from model.recommender.rsllm.batches import IdBatches
 from model.recommender.rsllm.loss import RsllmLoss
-from model.recommender.rsllm.prompts import CHOICE_TOKENS, ITEM_TOKEN, TERMS, ItemPrompts, TensorIds
+from model.recommender.rsllm.prompts import ITEM_TOKEN, TERMS, ItemPrompts, TensorIds
 from model.recommender.rsllm.ranker import METHOD, READER_FILE, RsllmRanker
 from model.recommender.rsllm.reader import IdReader, read_vectors, teacher_of
 from model.recommender.train import run_and_save
@@ -121,17 +121,15 @@ def _subject(config: ModelConfig, inputs: dict[str, str]) -> tuple[Subject, Text
 
 
 def _add_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[int]:
-    tokens = [ITEM_TOKEN, *CHOICE_TOKENS]
-    tokenizer.add_tokens(tokens, special_tokens=True)
+    tokenizer.add_tokens([ITEM_TOKEN], special_tokens=True)
     torch.manual_seed(seed)
     model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size), mean_resizing=False)
-    ids: list[int] = tokenizer.convert_tokens_to_ids(tokens)  # type: ignore[assignment]
+    ids: list[int] = tokenizer.convert_tokens_to_ids([ITEM_TOKEN])  # type: ignore[assignment]
     return ids
 
 
 def _check_lengths(config: ModelConfig, prompts: ItemPrompts, model: PreTrainedModel) -> None:
-    choices = config.rsllm.choice_share > 0
-    longest = prompts.longest(config.window_items, config.history_items if choices else 0)
+    longest = prompts.longest(config.window_items, config.history_items)
     most = min(config.finetune.row_tokens, model.config.max_position_embeddings)
     if longest > most:
         raise ValueError(

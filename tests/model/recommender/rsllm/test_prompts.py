@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from model.config import BackboneConfig, RsllmConfig
 from model.recommender.backbone import build_backbone
 from model.recommender.methods.base import PAD, Ints
-from model.recommender.rsllm.prompts import CANDIDATES, CHOICE_TOKENS, ITEM_TOKEN, IdRows, ItemPrompts, packed
+from model.recommender.rsllm.prompts import CANDIDATES, ITEM_TOKEN, IdRows, ItemPrompts, packed
 from tests.model.recommender.rsllm.conftest import BACKBONE
 
 TITLES = [f"Blue anchor {number}" if number % 2 else "Drum" for number in range(30)] + [""]
@@ -23,7 +23,7 @@ TOKENS = 4
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
     _, tokenizer = build_backbone(BackboneConfig(**BACKBONE), TITLES, seed=0)
-    tokenizer.add_tokens([ITEM_TOKEN, *CHOICE_TOKENS], special_tokens=True)
+    tokenizer.add_tokens([ITEM_TOKEN], special_tokens=True)
     return tokenizer
 
 
@@ -65,18 +65,17 @@ def test_an_empty_history_is_the_instruction(prompts: ItemPrompts, tokenizer: Pr
     assert rows.item_BX[1, asked_B[1]] == 4
 
 
-def test_a_choice_names_every_candidate_with_its_number(
-    prompts: ItemPrompts, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    candidates_BC = np.arange(CANDIDATES)[None]
-    rows = prompts.choices(np.array([[PAD, 20]]), candidates_BC, np.array([3]))
-    text = told(tokenizer, rows.ids_BX[0])
-    assert text.startswith("Items in order: Drum<item>\nOne of: Drum<item><choice_0> Blue")
-    assert text.endswith("<choice_19>\nNext:<choice_3>")
-    assert told(tokenizer, rows.ids_BX[rows.is_label_BX]) == "<choice_3>"
-    # The state before the answer points at the item as well.
-    assert rows.next_BX[rows.next_BX != PAD].tolist() == [3]
-    assert np.roll(rows.is_label_BX, -1, axis=1)[rows.next_BX != PAD].all()
+def test_a_choice_is_answered_by_an_id_token(prompts: ItemPrompts, tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = prompts.choices(np.array([[PAD, 20]]), np.array([3]))
+    assert told(tokenizer, rows.ids_BX[0]) == "Items in order: Drum<item>\nNext:<item>"
+    assert told(tokenizer, rows.ids_BX[rows.is_label_BX]) == "<item>"
+    assert rows.next_BX[np.roll(rows.is_label_BX, -1, axis=1)].tolist() == [3]
+    assert (rows.next_BX != PAD).sum() == 1
+    windows = prompts.windows(np.array([[7, 8, PAD]]), np.array([[0, 1, 0]]))
+    batch = packed([windows, rows], np.arange(CANDIDATES)[None], np.array([True, True]), np.arange(3), 256)
+    assert batch.next_Q.tolist() == [8, 3]  # the choices' are the last
+    assert batch.labels.tolist() == [(windows.is_label_BX & (windows.ids_BX != PAD)).sum(), 1, 1, 1]
+    assert batch.tokens_of.tolist()[1] == (rows.ids_BX != PAD).sum()
 
 
 def test_ids_alone_have_no_words(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -98,7 +97,7 @@ def test_packing_keeps_every_token_and_points_at_the_right_places(
     targets_BT = ((items_BT != PAD) & (rng.random(items_BT.shape) < 0.5)).astype(np.int64)
     rows = prompts.windows(items_BT, targets_BT)
     known_B = rng.random(len(windows)) < 0.5
-    batch = packed(rows, None, known_B, np.arange(3), 64)
+    batch = packed([rows], np.empty((0, CANDIDATES), np.int64), known_B, np.arange(3), 64)
     assert batch.tokens == (rows.ids_BX != PAD).sum()
     assert batch.ids_RP.flat[batch.label_M + 1].tolist() == batch.target_M.tolist()
     assert sorted(batch.next_Q.tolist()) == sorted(items_BT[targets_BT == 1].tolist())
