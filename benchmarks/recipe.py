@@ -81,7 +81,8 @@ class Recipe:
     def seconds(self, config: ModelConfig, *steps: str) -> float:
         """What these steps took, or all behind the ranker; of a stopped one only what came after its last start."""
         made = {"behaviour": self.behaviour(config)} if steps == ("behaviour",) else self._steps(config)
-        return float(sum(each.manifest.metrics["seconds"] for each in made.values()))
+        further = [each for recipe, other in self._further.values() for each in recipe._learned(other)]
+        return float(sum(each.manifest.metrics["seconds"] for each in (*made.values(), *further)))
 
     def behaviour(self, config: ModelConfig) -> Generation:
         return self._made("behaviour", config, ("behaviour",), {}, train_behaviour)
@@ -109,6 +110,10 @@ class Recipe:
             settings = ["behaviour", "fusion", *LEARNED, *self._own]
             inputs |= {"model": self.model(config).uri, **self._further_models()}
         return self._made("fusion", config, tuple(settings), inputs, fit)
+
+    def _learned(self, config: ModelConfig) -> list[Generation]:
+        """What this method makes itself: the model, and the codebook where the model moves it."""
+        return [self.model(config), *([self.codebook(config)] if self.method == "ttds" else [])]
 
     def _further_models(self) -> dict[str, Any]:
         models = {name: recipe.inputs(config, "model") for name, (recipe, config) in self._further.items()}
