@@ -119,7 +119,7 @@ def test_lora_learns_the_codes_in_and_out_and_merges_to_the_same_model(tied: boo
     model = model if tied else untied(len(tokenizer))
     vocabulary = add_codes(model, tokenizer, CENTROIDS_LKD, seed=0)
     before = copy.deepcopy(model)
-    adapted: Any = with_lora(model, TINY, vocabulary)
+    adapted: Any = with_lora(model, TINY, vocabulary.all_ids.ravel().tolist())
     train_a_little(adapted, vocabulary)
     ids = torch.as_tensor(vocabulary.token_ids_LK[:, :4])
     trained = adapted.eval()(ids).logits
