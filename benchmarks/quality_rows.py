@@ -16,10 +16,9 @@ from model.config import (
     FusionConfig,
     LanguageModelName,
     ModelConfig,
-    RsllmConfig,
     SignalName,
-    TtdsConfig,
 )
+from model.method_config import RsllmConfig, TtdsConfig
 
 FLOORS = ("popularity", "item_knn", "successor", "cooccurrence")
 SEEDED = ("sasrec",)

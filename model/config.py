@@ -8,17 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from model.task_names import USER_TASKS, TaskName, default_mixture, default_user_mixture
-
-STRICT = {"extra": "forbid"}
+from model.method_config import STRICT, RsllmConfig, TtdsConfig, require
+from model.task_names import TaskName, default_mixture
 
 Normalisation = Literal["vocabulary", "level"]
-
-
-def _require(config: Any, least: int, *names: str) -> None:
-    wrong = [f"{name} = {getattr(config, name)}" for name in names if getattr(config, name) < least]
-    if wrong:
-        raise ValueError(f"{', '.join(wrong)}: must be at least {least}.")
 
 
 @dataclass(frozen=True)
@@ -119,9 +112,9 @@ class TokenizerConfig:
     patience: int = 3
 
     def __post_init__(self) -> None:
-        _require(self, 1, "levels", "codes_per_level", "input_dim", "kmeans_iterations", "candidates")
-        _require(self, 1, "hidden_dim", "latent_dim", "epochs", "batch_size", "check_every", "patience")
-        _require(self, 0, "kl_weight", "cross_weight", "coarse_weight", "fine_weight")
+        require(self, 1, "levels", "codes_per_level", "input_dim", "kmeans_iterations", "candidates")
+        require(self, 1, "hidden_dim", "latent_dim", "epochs", "batch_size", "check_every", "patience")
+        require(self, 0, "kl_weight", "cross_weight", "coarse_weight", "fine_weight")
 
 
 @dataclass(frozen=True)
@@ -147,8 +140,8 @@ class BackboneConfig:
     from scratch learns a small data set by heart without it."""
 
     def __post_init__(self) -> None:
-        _require(self, 1, "hidden_size", "layers", "heads", "intermediate_size", "text_vocabulary", "max_positions")
-        _require(self, 0, "lora_rank", "lora_dropout", "dropout")
+        require(self, 1, "hidden_size", "layers", "heads", "intermediate_size", "text_vocabulary", "max_positions")
+        require(self, 0, "lora_rank", "lora_dropout", "dropout")
 
 
 @dataclass(frozen=True)
@@ -187,82 +180,12 @@ class FinetuneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self, 1, "epochs", "batch_size", "accumulation", "shards", "row_tokens")
-        _require(self, 0, "auxiliary_weight", "learning_rate", "weight_decay", "warmup_share", "max_grad_norm")
-        _require(self, 0, "patience", "checkpoint_steps")
+        require(self, 1, "epochs", "batch_size", "accumulation", "shards", "row_tokens")
+        require(self, 0, "auxiliary_weight", "learning_rate", "weight_decay", "warmup_share", "max_grad_norm")
+        require(self, 0, "patience", "checkpoint_steps")
         below = [f"{task} = {share}" for task, share in self.mixture.items() if share < 0]
         if below:
             raise ValueError(f"mixture: {', '.join(below)}: examples per window cannot be below 0.")
-
-
-@dataclass(frozen=True)
-class TtdsConfig:
-    """Method "ttds". Its towers are dual_autoencoders by the settings of the tokenizer, a batch of theirs a step."""
-
-    __pydantic_config__: ClassVar = STRICT
-    epochs: int = 4
-    """Of the first stage, while the index moves; finetune.epochs are those of the second, with frozen codes."""
-    second_stage: float = 0.1
-    """Learning rate of the second stage, as a share of finetune.learning_rate."""
-    refresh_steps: int = 500
-    """The catalogue is read and quantised anew every so many steps; 0: the index of the start stays."""
-    hysteresis: float = 0.1
-    """An item takes a new code only if that is nearer by more than this share of its squared distance to the old."""
-    mixture: dict[TaskName, float] = field(default_factory=default_user_mixture)
-    """Tasks with users' codes, beside those of finetune.mixture; empty: users have no part in it."""
-    contrast_weight: float = 1.0
-    """Of InfoNCE between the state of a code string and that of its text."""
-    distance_weight: float = 1.0
-    """Of the mean squared distance between the two."""
-    strings: int = 64
-    """Items, and as many users, in each micro-batch whose code strings are compared with their texts."""
-
-    def __post_init__(self) -> None:
-        _require(self, 1, "epochs", "strings")
-        _require(self, 0, "second_stage", "refresh_steps", "hysteresis", "contrast_weight", "distance_weight")
-        if others := sorted(set(self.mixture) - set(USER_TASKS)):
-            raise ValueError(f"ttds.mixture: {', '.join(others)} belong into finetune.mixture.")
-
-
-@dataclass(frozen=True)
-class RsllmConfig:
-    """Method "rsllm": titles and ID tokens that are read as the teacher's item vectors."""
-
-    __pydantic_config__: ClassVar = STRICT
-    title_tokens: int = 10
-    """Of an item in a prompt, at most."""
-    prompts: Literal["unified", "titles", "ids"] = "unified"
-    """What prompts hold of an item: its title and its ID token, or one of them alone."""
-    text_share: float = 0.2
-    """Of the steps, the first ones, in which ID tokens are a word like any other: the stage of the text alone."""
-    curriculum: float = 0.2
-    """Of the steps, those behind them, over which ever more examples have their items' vectors; 0: all at once."""
-    text_weight: float = 1.0
-    """Of the language modelling loss."""
-    choice_weight: float = 1.0
-    """Of choosing among candidates; it needs choice_share."""
-    choice_share: float = 0.0
-    """Examples of a choice among 20 candidates per window of a micro-batch. Ranking needs none."""
-    id_text_weight: float = 0.1
-    """Of InfoNCE between an item's vector and its text's."""
-    user_item_weight: float = 0.1
-    """Of InfoNCE between a user's state and the next item's vector: ranking is learned by it."""
-    temperature: float = 0.07
-    """Of both."""
-    negatives: int = 20_000
-    """Items drawn for each micro-batch that states are compared with, beside the targets of all processes."""
-
-    def __post_init__(self) -> None:
-        _require(self, 1, "title_tokens", "negatives")
-        _require(self, 0, "text_share", "curriculum", "text_weight", "choice_weight", "choice_share")
-        _require(self, 0, "id_text_weight", "user_item_weight")
-        if self.temperature <= 0:
-            raise ValueError(f"rsllm.temperature = {self.temperature}: must be above 0.")
-        if self.text_share + self.curriculum > 1:
-            raise ValueError(
-                f"rsllm.text_share {self.text_share} and rsllm.curriculum {self.curriculum} are shares of the same "
-                "steps: together at most 1."
-            )
 
 
 LanguageModelName = Literal["language_model", "ttds", "rsllm"]
@@ -289,8 +212,8 @@ class FusionConfig:
     """Pull of the weights towards their defaults, in validation cases per squared standard deviation."""
 
     def __post_init__(self) -> None:
-        _require(self, 1, "shortlist")
-        _require(self, 0, "penalty")
+        require(self, 1, "shortlist")
+        require(self, 0, "penalty")
 
 
 @dataclass(frozen=True)

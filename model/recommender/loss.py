@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from model.config import FinetuneConfig, Normalisation, TtdsConfig
+from model.config import FinetuneConfig, Normalisation
+from model.method_config import TtdsConfig
 from model.recommender.rows import Batch
 from model.recommender.vocabulary import CodeVocabulary
 

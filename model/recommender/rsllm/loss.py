@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from model.config import RsllmConfig
+from model.method_config import RsllmConfig
 from model.processes import Processes
 from model.recommender.loss import cross_entropy, within_blocks
 from model.recommender.rsllm.prompts import TensorIds

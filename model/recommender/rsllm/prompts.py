@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from model.config import RsllmConfig
 from model.data.packing import pack
+from model.method_config import RsllmConfig
 from model.recommender.examples import token_rows
 from model.recommender.methods.base import PAD, Bools, Ints
 from model.recommender.tasks import INSTRUCTION

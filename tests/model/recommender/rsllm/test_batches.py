@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config import ModelConfig, RsllmConfig, model_config
+from model.config import ModelConfig, model_config
+from model.method_config import RsllmConfig
 from model.recommender.methods.base import PAD
 from model.recommender.rsllm.batches import unified_share, with_others
 from model.recommender.rsllm.prompts import CANDIDATES, IdBatch

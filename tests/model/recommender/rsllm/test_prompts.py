@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from model.config import BackboneConfig, RsllmConfig
+from model.config import BackboneConfig
+from model.method_config import RsllmConfig
 from model.recommender.backbone import build_backbone
 from model.recommender.methods.base import PAD, Ints
 from model.recommender.rsllm.prompts import CANDIDATES, ITEM_TOKEN, IdRows, ItemPrompts, packed
