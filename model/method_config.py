@@ -30,6 +30,8 @@ class TtdsConfig:
     """The catalogue is read and quantised anew every so many steps; 0: the index of the start stays."""
     hysteresis: float = 0.1
     """An item takes a new code only if that is nearer by more than this share of its squared distance to the old."""
+    tower_share: float = 0.1
+    """Learning rate of the towers while the index moves, as a share of tokenizer.learning_rate."""
     mixture: dict[TaskName, float] = field(default_factory=default_user_mixture)
     """Tasks with users' codes, beside those of finetune.mixture; empty: users have no part in it."""
     contrast_weight: float = 1.0
@@ -42,6 +44,7 @@ class TtdsConfig:
     def __post_init__(self) -> None:
         require(self, 1, "epochs", "strings")
         require(self, 0, "second_stage", "refresh_steps", "hysteresis", "contrast_weight", "distance_weight")
+        require(self, 0, "tower_share")
         if others := sorted(set(self.mixture) - set(USER_TASKS)):
             raise ValueError(f"ttds.mixture: {', '.join(others)} belong into finetune.mixture.")
 

@@ -37,10 +37,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class Tower:
     """A codebook that is learning still, and the rows that it learns from."""
 
-    def __init__(self, codebook: Codebook, views: Views) -> None:
+    def __init__(self, codebook: Codebook, views: Views, share: float) -> None:
+        """`share` of the learning rate that the codebook was trained with."""
         assert codebook.autoencoder is not None, "a tower is a codebook with an autoencoder"
         self._codebook, self.module = codebook, copy.deepcopy(codebook.autoencoder).float().train()
-        self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=codebook.config.learning_rate)
+        self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=share * codebook.config.learning_rate)
         self.read(views)
 
     def read(self, views: Views) -> None:
@@ -93,9 +94,10 @@ class DynamicIndex:
     def __init__(self, config: ModelConfig, start: Start, processes: Processes) -> None:
         self._config, self._processes, self.text_NX = config, processes, start.text_NX
         self._history_VH, self.views, self.codes_NL = start.history_VH, start.views, start.codes_NL
-        self.towers = {"items": Tower(start.items, start.views)}
+        self.towers = {"items": Tower(start.items, start.views, config.ttds.tower_share)}
         if start.users is not None:
-            self.towers["users"] = Tower(start.users, start.views.of_histories(start.history_VH))
+            views = start.views.of_histories(start.history_VH)
+            self.towers["users"] = Tower(start.users, views, config.ttds.tower_share)
         self.users = self._coder()
         self.churn: list[dict[str, Any]] = []
         self.terms: dict[str, list[float]] = {}
