@@ -8,7 +8,7 @@ Shapes: B cases, H history items, C candidates.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
@@ -18,6 +18,7 @@ from benchmarks.quality_rows import CHOOSING, CONFIG, TEXTS_READ, quicker
 from benchmarks.recipe import Recipe
 from model.behaviour.ranker import load_encoder, log_probabilities
 from model.evaluation.dataset import Interactions, Split
+from model.evaluation.lists import histories, padded
 from model.recommender.methods.base import PAD, Ints, Users
 from model.recommender.rsllm.batches import with_others
 from model.recommender.rsllm.ranker import RsllmRanker
@@ -37,23 +38,13 @@ class Cases(NamedTuple):
 def draw(data: Interactions, split: Split, history_items: int) -> Cases:
     """All cases of the split. ValueError for a user who took so much that 19 others are not found."""
     taken = [data.item_E[data.offset_U1[user] : data.offset_U1[user + 1]] for user in split.case_user_C]
-    never_BX = np.full((len(taken), max(map(len, taken))), PAD)
-    for row, items in zip(never_BX, taken, strict=True):
-        row[: len(items)] = items
-    histories = [data.before(int(user), int(place))[-history_items:] for user, place in cases_of(split)]
-    history_BH = np.full((len(taken), history_items), PAD)
-    for row, items in zip(history_BH, histories, strict=True):
-        row[: len(items)] = items
+    history_BH = histories(data, split.case_user_C, split.case_place_C, history_items)
     target_B = data.item_E[data.offset_U1[split.case_user_C] + split.case_place_C]
     known_K = np.unique(data.item_E)
-    candidates_BC, place_B = with_others(target_B, never_BX, known_K, np.random.default_rng(SEED))
+    candidates_BC, place_B = with_others(target_B, padded(taken), known_K, np.random.default_rng(SEED))
     if (candidates_BC == PAD).any():
         raise ValueError("A user took so many of the items that 19 others cannot be drawn: more items are needed.")
     return Cases(history_BH, candidates_BC, place_B)
-
-
-def cases_of(split: Split) -> Any:
-    return zip(split.case_user_C, split.case_place_C, strict=True)
 
 
 def pick(recipe: Recipe, cases: Cases, quick: bool) -> dict[str, Ints]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import Figure
-from benchmarks.quality_rows import ALL, BASELINES, FLOORS, MAIN, WITHOUT_LLM
+from benchmarks.quality_rows import ALL, BASELINES, FLOORS, MAIN, WITH_LLM, WITHOUT_LLM
 from model.evaluation.protocol import PROTOCOLS
 
 COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR@10")
@@ -90,6 +90,11 @@ def figures_of(name: str, found: dict[str, Any], goals: dict[str, str]) -> list[
         figures.append(Figure(f"quality.{name}.ratio", ratio, RATIO_GOAL if goals else ""))
         p_value = found["against"][best]["masked"]["NDCG@10"]["p_value"]
         figures.append(Figure(f"quality.{name}.p_value", p_value, "<0.05" if goals else ""))
+        figures += [
+            Figure(f"quality.{name}.{row}_ratio", ndcg[row] / max(ndcg[best], 1e-12))
+            for row in WITH_LLM
+            if row in ndcg and row != MAIN
+        ]
     if "fusion_of_ids" in ndcg:
         figures.append(Figure(f"quality.{name}.text_ratio", ndcg[MAIN] / max(ndcg["fusion_of_ids"], 1e-12)))
     return figures

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.behaviour.train import train_behaviour
-from model.config import LanguageModelName, ModelConfig, TextEncoderConfig
+from model.config import LANGUAGE_MODEL, LanguageModelName, ModelConfig, TextEncoderConfig
 from model.data.files import save_tensors
 from model.evaluation.dataset import Interactions
 from model.generation import Generation, GenerationStore, Manifest, digest
@@ -21,9 +21,6 @@ from model.recommender.fusion import FURTHER_MODELS, fit
 from model.recommender.methods.base import LANGUAGE_MODEL as FOLDER
 from model.recommender.methods.base import START, Ranker
 from model.recommender.registry import METHODS
-from model.recommender.rsllm import train as rsllm
-from model.recommender.signals import LANGUAGE_MODEL
-from model.recommender.train import finetune
 from model.recommender.ttds import tokenize
 from model.text_encoder import TextEncoder
 from model.tokenizer.train import train_tokenizer
@@ -100,8 +97,7 @@ class Recipe:
             inputs[START] = codebook.path(FOLDER)
         if self.method == "rsllm":
             inputs |= {"behaviour": self.behaviour(config).uri}
-        make = rsllm.finetune if self.method == "rsllm" else finetune
-        return self._made("model", config, ("behaviour", *LEARNED, *self._own), inputs, make)
+        return self._made("model", config, ("behaviour", *LEARNED, *self._own), inputs, METHODS[self.method].train)
 
     def fusion(self, config: ModelConfig) -> Generation:
         settings = ["behaviour", "tokenizer", "fusion"]

@@ -29,9 +29,9 @@ from benchmarks.recipe import Recipe
 from jobs.common import step
 from model.config import ModelConfig
 from model.evaluation import dataset
-from model.evaluation.lists import write_training_set
+from model.evaluation.lists import histories, write_training_set
 from model.generation import digest
-from model.recommender.methods.base import PAD, Ranker, Users
+from model.recommender.methods.base import Ranker, Users
 from model.recommender.rsllm.ranker import BLOCK_USERS, nearest
 
 ROOT = Path("build/rsllm")
@@ -58,12 +58,9 @@ def main(
         return Recipe(root, interactions, split.name, method).ranker(_shorter(OURS[row], epochs, quick))
 
     sides = [ranker(method, row) for method, row in SIDES.items()]
-    cases = list(zip(split.case_user_C, split.case_place_C, strict=True))[: 100 if quick else users]
-    history_BH = np.full((len(cases), CONFIG.history_items), PAD)
-    for row_H, (user, place) in zip(history_BH, cases, strict=True):
-        items = interactions.before(int(user), int(place))[-CONFIG.history_items :]
-        row_H[: len(items)] = items
-    asked, everything_N = Users([""] * len(cases), history_BH), np.ones(len(interactions.item_ids), bool)
+    some = slice(100 if quick else users)
+    history_BH = histories(interactions, split.case_user_C[some], split.case_place_C[some], CONFIG.history_items)
+    asked, everything_N = Users([""] * len(history_BH), history_BH), np.ones(len(interactions.item_ids), bool)
 
     def ranked(side: Ranker) -> None:
         side.rank(asked, history_BH, everything_N, K)
@@ -71,12 +68,12 @@ def main(
     of_codes, by_product = interleaved_seconds(ROUNDS, *(lambda side=side: ranked(side) for side in sides))  # type: ignore[misc]
     figures = [
         Figure("rsllm.users_ratio", of_codes / by_product),
-        Figure("rsllm.users_per_second", len(cases) / by_product),
-        Figure("rsllm.semantic_convergence_users_per_second", len(cases) / of_codes),
+        Figure("rsllm.users_per_second", len(history_BH) / by_product),
+        Figure("rsllm.semantic_convergence_users_per_second", len(history_BH) / of_codes),
     ]
     publish(
         "rsllm",
-        f"{folder.name}, {len(interactions.item_ids):,} items, {len(cases):,} users, {device()}",
+        f"{folder.name}, {len(interactions.item_ids):,} items, {len(history_BH):,} users, {device()}",
         figures + (_at_scale(20_000 if quick else scale_items) if scale_items else []),
     )
 

@@ -20,12 +20,6 @@ from jobs.common.step import Day, SettingsFile, SplitOption, run
 from jobs.common.tracking import log_training, require_mlflow
 from model.recommender.methods.base import LANGUAGE_MODEL, START
 
-ENTRIES = {
-    "semantic_convergence": "model.recommender.train:finetune",
-    "ttds": "model.recommender.train:finetune",
-    "rsllm": "model.recommender.rsllm.train:finetune",
-}
-
 
 def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
@@ -56,7 +50,7 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
         "checkpoints": checkpoints,
     }
     with open_spark(settings, "finetune"):
-        metrics = launch(settings.training, ENTRIES[settings.method], request)
+        metrics = launch(settings.training, "model.recommender.registry:train", request | {"method": settings.method})
         if settings.model.fusion.signals:
             alone = settings.training.model_copy(update={"processes": 1})
             known = inputs | {"model": draft.uri} | signal_inputs(training_set, behaviour)

@@ -190,6 +190,8 @@ class FinetuneConfig:
 
 LanguageModelName = Literal["language_model", "ttds", "rsllm"]
 """The model that was trained, and further ones of other methods."""
+LANGUAGE_MODEL: LanguageModelName
+LANGUAGE_MODEL, *OTHER_LANGUAGE_MODELS = get_args(LanguageModelName)
 DenseName = Literal["teacher", "item_knn", "successor", "words"]
 SignalName = Literal[LanguageModelName, DenseName]
 """What late fusion adds up; model/recommender/signals.py says what each is."""

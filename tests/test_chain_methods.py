@@ -34,7 +34,7 @@ title_tokens = 4
 STEPS = ("train_tokenizer", "encode_items", "finetune", "evaluate", "promote", "recommend", "publish", "report")
 
 
-def made_again(shop: Shop, spark: SparkSession, folder: Path, method: str, text: str) -> Shop:
+def made_again(shop: Shop, folder: Path, method: str, text: str) -> Shop:
     """The shop's lake with all steps from the tokenizer on made again with another method."""
     lake = folder / "lake"
     shutil.copytree(shop.settings.lake_uri, lake)
@@ -48,17 +48,17 @@ def made_again(shop: Shop, spark: SparkSession, folder: Path, method: str, text:
 
 
 @pytest.fixture(scope="module")
-def changed(shop: Shop, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def changed(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """To TTDS."""
     text = Path(shop.settings_file).read_text().replace("[model.tokenizer]\n", TOWERS) + TTDS
-    return made_again(shop, spark, tmp_path_factory.mktemp("ttds"), "ttds", text)
+    return made_again(shop, tmp_path_factory.mktemp("ttds"), "ttds", text)
 
 
 @pytest.fixture(scope="module")
-def by_vectors(shop: Shop, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def by_vectors(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """To RSLLM."""
     text = Path(shop.settings_file).read_text() + RSLLM
-    return made_again(shop, spark, tmp_path_factory.mktemp("rsllm"), "rsllm", text)
+    return made_again(shop, tmp_path_factory.mktemp("rsllm"), "rsllm", text)
 
 
 def test_the_new_method_was_judged_beside_the_old_one_and_is_live(shop: Shop, changed: Shop) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from model.config import ModelConfig
+from model.config import LANGUAGE_MODEL, OTHER_LANGUAGE_MODELS, ModelConfig
 
 DEFAULT_FILE = "conf/sample.toml"
 
@@ -190,6 +190,15 @@ class Settings(BaseSettings):
     def _targets_exist(self) -> Settings:
         if not any(kind.target for kind in self.event_types.values()):
             raise ValueError("event_types: no type has target = true, so there is nothing to learn.")
+        return self
+
+    @model_validator(mode="after")
+    def _one_language_model(self) -> Settings:
+        if named := [name for name in OTHER_LANGUAGE_MODELS if name in self.model.fusion.signals]:
+            raise ValueError(
+                f"model.fusion.signals names {', '.join(named)}, but a day trains one language model, that of "
+                f'`method`, and its signal is "{LANGUAGE_MODEL}": leave the others out.'
+            )
         return self
 
     def store_uri(self, *parts: str) -> str:

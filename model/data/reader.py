@@ -100,6 +100,12 @@ def read_items(uri: str, columns: Sequence[str]) -> pa.Table:
     return table.drop_columns("item_index")
 
 
+def item_column(uri: str, name: str) -> list[str]:
+    """A column of texts by `item_index`, of a table that may hold only some of the items."""
+    values: list[str] = read_table(uri, ["item_index", name]).sort_by("item_index")[name].to_pylist()
+    return values
+
+
 def _open_folder(uri: str, columns: Sequence[str], world_size: int) -> _Folder:
     fs, root = fsspec.url_to_fs(uri)
     paths = sorted(fs.glob(f"{root.rstrip('/')}/*.parquet"))

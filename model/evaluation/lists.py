@@ -53,10 +53,9 @@ def write_lists(
     progress = Progress(f"rank {method}", split.case_user_C.size)
     with pq.ParquetWriter(file, LISTS, compression="zstd") as writer:
         for user_B, place_B in _batches(split):
-            before = [data.before(user, place) for user, place in zip(user_B, place_B, strict=True)]
             user_ids = [data.user_ids[user] for user in user_B]
-            users = Users(user_ids, _padded([items[-history_items:] for items in before]))
-            seen_BS = _padded(before)
+            users = Users(user_ids, histories(data, user_B, place_B, history_items))
+            seen_BS = histories(data, user_B, place_B)
             target_B = data.item_E[data.offset_U1[user_B] + place_B]
             keys = [f"{user_id}#{place + 1}" for user_id, place in zip(user_ids, place_B, strict=True)]
             for masked in (MASKED, NOT_MASKED):
@@ -76,6 +75,12 @@ def write_lists(
                 writer.write_table(pa.table(columns, schema=LISTS))
             progress.advance(len(keys))
     progress.close()
+
+
+def histories(data: Interactions, user_B: Ints, place_B: Ints, most: int | None = None) -> Ints:
+    """[B,H], oldest first, -1 behind: the users' newest items before these places, so many at most."""
+    before = (data.before(user, place) for user, place in zip(user_B, place_B, strict=True))
+    return padded([items[-most:] if most else items for items in before])
 
 
 def write_cases(file: Path, data: Interactions, split: Split) -> None:
@@ -181,7 +186,7 @@ def _sequences(data: Interactions, split: Split, windows: list[_Window], window_
 
 def _column(lists: list[Ints], length: int, fill: int = PAD) -> pa.Array:
     """Lists of one length, the shorter ones filled up behind."""
-    flat = pa.array(_padded(lists, length, fill).astype(np.int32).ravel())
+    flat = pa.array(padded(lists, length, fill).astype(np.int32).ravel())
     return pa.FixedSizeListArray.from_arrays(flat, length).cast(pa.list_(pa.int32()))
 
 
@@ -190,7 +195,7 @@ def _batches(split: Split) -> Iterator[tuple[Ints, Ints]]:
         yield split.case_user_C[start : start + BATCH_CASES], split.case_place_C[start : start + BATCH_CASES]
 
 
-def _padded(lists: list[Ints], length: int | None = None, fill: int = PAD) -> Ints:
+def padded(lists: list[Ints], length: int | None = None, fill: int = PAD) -> Ints:
     """[B, length, or that of the longest], filled up at the end."""
     longest = max(map(len, lists), default=0) if length is None else length
     padded = np.full((len(lists), longest), fill, dtype=np.int64)

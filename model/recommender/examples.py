@@ -77,7 +77,7 @@ class Examples:
         """An example for each case."""
         parts = [(part, False) for part in template.prompt] + [(part, True) for part in template.response]
         segments = [segment for part, is_response in parts for segment in self._segments(part, cases, is_response)]
-        return _left_aligned(segments)
+        return Rows.left_aligned(segments)
 
     @property
     def shared_prompt(self) -> Ints:
@@ -92,7 +92,7 @@ class Examples:
         segments = [self._text(self._fixed(INSTRUCTION)[-1:], len(history_BT))]
         if self._users is not None:
             segments.append(self._user_codes(history_BT, is_response=False))
-        rows = _left_aligned([*segments, self._codes(history_BT)])
+        rows = Rows.left_aligned([*segments, self._codes(history_BT)])
         return rows.ids_BX.clip(min=0), rows.lengths
 
     def user_codes(self, history_BT: Ints) -> Ints | None:
@@ -232,12 +232,3 @@ def token_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: i
     padded = np.full((len(rows), max(lengths)), PAD, np.int64)
     padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate([np.asarray(r, np.int64) for r in rows])
     return padded
-
-
-def _left_aligned(segments: list[Rows]) -> Rows:
-    """The segments side by side with the padding moved behind, cut to the longest row."""
-    row_BX = np.concatenate([segment.ids_BX for segment in segments], axis=1)
-    length = int((row_BX != PAD).sum(axis=1).max(initial=0))
-    order_BX = np.argsort(row_BX == PAD, axis=1, kind="stable")[:, :length]
-    parts = ([getattr(segment, name) for segment in segments] for name in ("ids_BX", "is_label_BX", "kind_BX"))
-    return Rows(*(np.take_along_axis(np.concatenate(part, axis=1), order_BX, axis=1) for part in parts))

@@ -17,14 +17,14 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from model.config import FusionConfig, SignalName, model_config
+from model.config import LANGUAGE_MODEL, OTHER_LANGUAGE_MODELS, FusionConfig, SignalName, model_config
 from model.data.files import load_json, load_tensors, save_json
 from model.data.reader import read_table
 from model.evaluation.baselines import PopularityRanker
 from model.evaluation.metrics import ndcg, rank_of_target
 from model.recommender.inference import LanguageModel, load_language_model, newest
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users
-from model.recommender.signals import COUNTS, DENSE, LANGUAGE_MODEL, LANGUAGE_MODELS, Signals, count
+from model.recommender.signals import COUNTS, DENSE, Signals, count
 from model.recommender.vocabulary import read_codes
 
 FUSION_FILE = "fusion.json"
@@ -172,9 +172,9 @@ def open_fusion(request: dict[str, Any], config: FusionConfig, counts: str) -> t
     further = inputs.get(FURTHER_MODELS, {})
     models: dict[SignalName, LanguageModel] = {}
     for name in config.signals:
-        if name in LANGUAGE_MODELS and name != LANGUAGE_MODEL and name not in further:
+        if name in OTHER_LANGUAGE_MODELS and name not in further:
             raise ValueError(f"fusion.signals names {name}, but no such model is among the inputs: leave it out.")
-        if name in LANGUAGE_MODELS:
+        if name not in DENSE:
             models[name] = load_language_model(request | {"inputs": inputs | further.get(name, {})})
     signals = Signals.load(inputs, counts, config.signals)
     return Fusion(signals, models, config.signals, config.shortlist), models.get(LANGUAGE_MODEL)

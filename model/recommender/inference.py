@@ -21,6 +21,7 @@ from model.decoding.trie import Allowed, Available, Listed, Trie
 from model.recommender.backbone import PRECOG, load_model
 from model.recommender.examples import Examples
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users
+from model.recommender.rsllm import METHOD
 from model.recommender.users import UserCoder
 from model.recommender.vocabulary import CodeVocabulary, read_codes
 
@@ -51,7 +52,7 @@ def load_ranker(request: dict[str, Any]) -> Ranker:
 
 def load_language_model(request: dict[str, Any]) -> LanguageModel:
     """By the method that the model in `request["inputs"]` was trained with."""
-    if load_json(f"{request['inputs']['model']}/{PRECOG}").get("method") != "rsllm":
+    if load_json(f"{request['inputs']['model']}/{PRECOG}").get("method") != METHOD:
         return SemanticRanker.load(request)
     from model.recommender.rsllm.ranker import RsllmRanker  # noqa: PLC0415  # it needs this module
 

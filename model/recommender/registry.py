@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from model.evaluation.baselines import POPULARITY
 from model.recommender.methods.base import Method, late
@@ -58,3 +59,8 @@ METHODS: dict[str, Method] = {
         RSLLM,
     )
 }
+
+
+def train(request: dict[str, Any]) -> dict[str, Any]:
+    """`Method.train` of the method that `request["method"]` names: what training processes are started with."""
+    return METHODS[request["method"]].train(request)

@@ -6,7 +6,9 @@ S code strings, H hidden size, Y tasks and behind them the terms of code strings
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 
@@ -17,22 +19,37 @@ STRING_TERMS = ("contrast", "distance")
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenRows:
     """Token rows, or a stretch of them. Padding (-1) may stand anywhere in a stretch; in whole rows it is last."""
 
     ids_BX: Ints
     is_label_BX: Bools
-    kind_BX: Ints
-    """0 for text, 1 + level for an item's code, 1 + levels + level for a user's."""
+
+    @classmethod
+    def left_aligned(cls, segments: Sequence[Self]) -> Self:
+        """The segments side by side with the padding moved behind, cut to the longest row."""
+        rows = [np.concatenate([getattr(each, field.name) for each in segments], axis=1) for field in fields(cls)]
+        away_BX = rows[0] == PAD
+        length = int((~away_BX).sum(axis=1).max(initial=0))
+        order_BX = np.argsort(away_BX, axis=1, kind="stable")[:, :length]
+        return cls(*(np.take_along_axis(each, order_BX, axis=1) for each in rows))
 
     @property
     def lengths(self) -> Ints:
         """[B], without padding."""
         return np.asarray((self.ids_BX != PAD).sum(1))
 
-    def where(self, wanted_B: Bools) -> Rows:
-        """The rows so marked."""
-        return Rows(*(each[wanted_B] for each in vars(self).values()))
+    def where(self, wanted_B: Bools | Ints) -> Self:
+        """Some of the rows, by mark or index."""
+        return type(self)(*(each[wanted_B] for each in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Rows(TokenRows):
+    """Rows in which codes stand among words."""
+
+    kind_BX: Ints
+    """0 for text, 1 + level for an item's code, 1 + levels + level for a user's."""
 
 
 @dataclass(frozen=True)

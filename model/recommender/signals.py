@@ -23,16 +23,14 @@ from scipy import sparse
 
 from model.behaviour.ranker import load_encoder, log_probabilities
 from model.behaviour.sasrec import SasRec
-from model.config import DenseName, LanguageModelName, SignalName
+from model.config import DenseName, SignalName
 from model.data.files import TEXT_VECTORS_FILE, TEXTS_FILE, load_json, load_tensors, save_json
-from model.data.reader import read_table
+from model.data.reader import item_column
 from model.evaluation import cooccurrence
 from model.evaluation.cooccurrence import DECAYS, decayed_sum, load_weights
 from model.recommender.methods.base import PAD, Floats, Ints
 from model.recommender.words import Words
 
-LANGUAGE_MODEL: SignalName = "language_model"
-LANGUAGE_MODELS: tuple[SignalName, ...] = get_args(LanguageModelName)
 DENSE: tuple[SignalName, ...] = get_args(DenseName)
 COUNTS = "cooccurrence"
 WORDS_FILE = "words.json"
@@ -58,7 +56,7 @@ class Signals:
         """
         later = inputs.get("codebook_additions", ())
         tables = [f"{inputs['training_set']}/items", *(f"{folder}/{TEXTS_FILE}" for folder in later)]
-        texts = [text for uri in tables for text in _texts(uri)]
+        texts = [text for uri in tables for text in item_column(uri, "text")]
         words_NV = Words(**load_json(f"{counted}/{WORDS_FILE}")).vectors(texts)
         encoder = None
         if "teacher" in names:
@@ -105,13 +103,7 @@ class Signals:
 def count(inputs: dict[str, Any], output: str) -> None:
     """Count what signals are made of, on the training set: what goes with what, and words."""
     cooccurrence.train({"inputs": inputs, "output": output}, COUNTS)
-    save_json(f"{output}/{WORDS_FILE}", asdict(Words.of(_texts(f"{inputs['training_set']}/items"))))
-
-
-def _texts(uri: str) -> list[str]:
-    """Of the items of a table, by item_index."""
-    texts: list[str] = read_table(uri, ["item_index", "text"]).sort_by("item_index")["text"].to_pylist()
-    return texts
+    save_json(f"{output}/{WORDS_FILE}", asdict(Words.of(item_column(f"{inputs['training_set']}/items", "text"))))
 
 
 def _by_age(history_BH: Ints) -> npt.NDArray[np.float64]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
 from model.processes import ALONE
+from tests.two_processes import run_two
 
-ROOT = Path(__file__).parents[2]
 TOGETHER = """
 import torch
 from model.processes import joined
@@ -30,13 +27,4 @@ def test_alone_a_union_is_the_different_items() -> None:
 
 def test_two_processes_find_the_union_of_both(tmp_path: Path) -> None:
     (tmp_path / "two.py").write_text(TOGETHER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "two.py")],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_two(tmp_path / "two.py")

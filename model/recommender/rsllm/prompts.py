@@ -25,6 +25,7 @@ from model.data.packing import pack
 from model.method_config import RsllmConfig
 from model.recommender.examples import token_rows
 from model.recommender.methods.base import PAD, Bools, Ints
+from model.recommender.rows import TokenRows
 from model.recommender.tasks import INSTRUCTION
 
 ITEM_TOKEN = "<item>"  # noqa: S105  # a word of the vocabulary, no secret
@@ -36,19 +37,13 @@ TERMS = ("title", "choice", "id_text", "user_item")
 
 
 @dataclass(frozen=True)
-class IdRows:
-    """Examples, or a stretch of them; padding (-1 among the ids) may stand anywhere in a stretch."""
+class IdRows(TokenRows):
+    """Rows in which ID tokens stand among words."""
 
-    ids_BX: Ints
-    is_label_BX: Bools
     item_BX: Ints
     """At ID tokens, the item; else -1."""
     next_BX: Ints
     """Where the state is to predict an item, that item; else -1."""
-
-    def where(self, rows_B: Bools | Ints) -> IdRows:
-        """Some of the examples."""
-        return IdRows(*(each[rows_B] for each in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -142,11 +137,11 @@ class ItemPrompts:
         instruction = self._text(self._instruction, len(items_BT))
         next_BX = instruction.next_BX.copy()
         next_BX[:, -1] = wanted_BT[:, 0]
-        return _left_aligned([replace(instruction, next_BX=next_BX), self._items(items_BT, wanted_BT)])
+        return IdRows.left_aligned([replace(instruction, next_BX=next_BX), self._items(items_BT, wanted_BT)])
 
     def histories(self, history_BT: Ints) -> IdRows:
         """Prompts of inference; a history may be empty. The state of the last token says what comes next."""
-        rows = _left_aligned([self._text(self._instruction, len(history_BT)), self._items(history_BT)])
+        rows = IdRows.left_aligned([self._text(self._instruction, len(history_BT)), self._items(history_BT)])
         return asking(rows, np.zeros(len(history_BT), np.int64), behind=0)
 
     def choices(self, history_BT: Ints, item_B: Ints) -> IdRows:
@@ -158,7 +153,7 @@ class ItemPrompts:
         B = len(history_BT)
         answer = replace(self._text(np.array([self.item_token]), B), is_label_BX=np.ones((B, 1), bool))
         question = [self._text(self._question, B), answer]
-        rows = _left_aligned([self._text(self._instruction, B), self._items(history_BT), *question])
+        rows = IdRows.left_aligned([self._text(self._instruction, B), self._items(history_BT), *question])
         return asking(rows, item_B, behind=1)
 
     def _items(self, items_BT: Ints, wanted_BT: Ints | None = None) -> IdRows:
@@ -185,7 +180,7 @@ class ItemPrompts:
 def asking(rows: IdRows, item_B: Ints, behind: int) -> IdRows:
     """The examples, asked for these items at the last token but `behind`; to inference any item will do."""
     next_BX = np.full_like(rows.ids_BX, PAD)
-    next_BX[np.arange(len(next_BX)), (rows.ids_BX != PAD).sum(1) - 1 - behind] = item_B
+    next_BX[np.arange(len(next_BX)), rows.lengths - 1 - behind] = item_B
     return replace(rows, next_BX=next_BX)
 
 
@@ -222,12 +217,3 @@ def packed(parts: Sequence[IdRows], candidates_OC: Ints, known_B: Bools, drawn_S
 def _plain(ids_BX: Ints) -> IdRows:
     nothing_BX = np.full(ids_BX.shape, PAD)
     return IdRows(ids_BX, np.zeros(ids_BX.shape, bool), nothing_BX, nothing_BX)
-
-
-def _left_aligned(segments: list[IdRows]) -> IdRows:
-    """The segments side by side with the padding moved behind, cut to the longest row."""
-    rows = [np.concatenate([getattr(each, name.name) for each in segments], axis=1) for name in fields(IdRows)]
-    away_BX = rows[0] == PAD
-    length = int((~away_BX).sum(axis=1).max(initial=0))
-    order_BX = np.argsort(away_BX, axis=1, kind="stable")[:, :length]
-    return IdRows(*(np.take_along_axis(each, order_BX, axis=1) for each in rows))

@@ -17,7 +17,7 @@ from model.behaviour.item_texts import TextComponents
 from model.config import ModelConfig, model_config
 from model.data.files import TEXTS_FILE, load_json, load_tensors
 from model.data.packing import batches_of_similar_length
-from model.data.reader import read_table
+from model.data.reader import item_column
 from model.evaluation.scored import top_k
 from model.recommender.backbone import PRECOG, load_model
 from model.recommender.inference import newest
@@ -28,7 +28,6 @@ from model.recommender.rsllm.prompts import IdRows, ItemPrompts, TensorIds, pack
 from model.recommender.rsllm.reader import IdReader, read_vectors, teacher_of
 from model.recommender.vocabulary import read_codes
 
-METHOD = "rsllm"
 READER_FILE = "id_reader.safetensors"
 BLOCK_SCORES = 1 << 23
 """Scores [B,G] that are held at once: 32 MiB."""
@@ -75,7 +74,7 @@ class RsllmRanker:
             reader.to("cuda")
         later = inputs.get("codebook_additions", ())
         tables = [f"{inputs['training_set']}/items", *(f"{uri}/{TEXTS_FILE}" for uri in later)]
-        titles = [title for uri in tables for title in _titles(uri)]
+        titles = [title for uri in tables for title in item_column(uri, "title")]
         codes_NL = read_codes([inputs["codebook"], *later], config.tokenizer.levels)
         prompts = ItemPrompts(tokenizer, titles, config.rsllm)
         return cls(model, reader.eval(), prompts, codes_NL, config)
@@ -127,7 +126,7 @@ class RsllmRanker:
 
     def _states(self, rows: IdRows) -> Tensor:
         """Where examples are to predict an item, their states [B,H] in float32."""
-        length_B = (rows.ids_BX != PAD).sum(1)
+        length_B = rows.lengths
         state_BH = torch.empty(len(length_B), self._model.config.hidden_size, device=self._model.device)
         for some in batches_of_similar_length(length_B, 0, self._config.decoding.batch_tokens):
             known_B, nothing = np.full(len(some), self._unified), np.empty(0, np.int64)
@@ -158,9 +157,3 @@ def nearest(wanted_BH: Tensor, direction_NH: Tensor, seen_BS: Ints, available_N:
         order_BK = np.argsort(-of_both_BX, axis=1, kind="stable")[:, :k]  # of equal ones the smaller item is first
         items_BK, scores_BK = (np.take_along_axis(each, order_BK, axis=1) for each in (both_BX, of_both_BX))
     return items_BK, scores_BK
-
-
-def _titles(uri: str) -> list[str]:
-    """Of the items of a table, by item_index."""
-    titles: list[str] = read_table(uri, ["item_index", "title"]).sort_by("item_index")["title"].to_pylist()
-    return titles

@@ -30,10 +30,11 @@ from model.processes import ALONE, Processes, joined
 from model.recommender.backbone import Subject, build_backbone, save_model, subject_of
 from model.recommender.methods.base import Ranker
 from model.recommender.objective import Objective
+from model.recommender.rsllm import METHOD
 from model.recommender.rsllm.batches import IdBatches
 from model.recommender.rsllm.loss import RsllmLoss
 from model.recommender.rsllm.prompts import ITEM_TOKEN, TERMS, ItemPrompts, TensorIds
-from model.recommender.rsllm.ranker import METHOD, READER_FILE, RsllmRanker
+from model.recommender.rsllm.ranker import READER_FILE, RsllmRanker
 from model.recommender.rsllm.reader import IdReader, read_vectors, teacher_of
 from model.recommender.train import run_and_save
 from model.recommender.trainer import Trainer

@@ -49,6 +49,13 @@ def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert settings.store_uri("codebook", "all") == "s3://bucket/lake/codebook/all"
 
 
+def test_another_methods_language_model_is_no_signal_of_the_nightly_fusion(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text('method = "rsllm"\n' + MINIMAL + '[model.fusion]\nsignals = ["rsllm", "teacher"]\n')
+    with pytest.raises(ValueError, match=r'signals names rsllm.* its signal is "language_model"'):
+        load_settings(str(file))
+
+
 def test_without_a_target_there_is_nothing_to_learn(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text(MINIMAL + "target = false\n")

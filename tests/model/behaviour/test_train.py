@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from model.behaviour.train import train_behaviour
 from model.config import BehaviourConfig, ModelConfig
 from model.data.files import load_json, load_tensors, save_json, save_tensors
 from model.data.reader import read_items
+from tests.two_processes import run_two
 
 ITEMS, WINDOW = 20, 6
 CONFIG = ModelConfig(
@@ -94,22 +92,7 @@ def test_the_same_request_gives_the_same_weights(request_: dict[str, Any]) -> No
 def test_two_processes_train_one_model(request_: dict[str, Any], tmp_path: Path, kind: str) -> None:
     request_["config"]["behaviour"]["kind"] = kind
     save_json(f"{tmp_path}/request.json", request_)
-    script = Path(sys.modules["model.behaviour.train"].__file__ or "")
-    root = str(script.parents[2])
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-            script,
-            tmp_path / "request.json",
-        ],
-        check=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
-    )
+    run_two("-m", "model.behaviour.train", tmp_path / "request.json")
     metrics = json.loads(Path(request_["output"], "metrics.json").read_text())
     assert metrics["loss"] < 0.8
 

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +15,10 @@ from model.recommender import trainer
 from model.recommender.tasks import TASKS, Family
 from model.recommender.train import finetune
 from model.task_names import default_mixture
+from tests.two_processes import run_two
 
 Request = Callable[..., dict[str, Any]]
 Kill = Callable[[int, Callable[[], object]], list[int]]
-ROOT = Path(__file__).parents[3]
 LORA = {"lora_rank": 4, "lora_dropout": 0.2}
 
 
@@ -149,17 +146,7 @@ def test_two_processes_train_what_one_does_with_two_micro_batches(
     expected = trained(alone)
     request = request_of("together", finetune=recipe, backbone=backbone)
     (tmp_path / "request.json").write_text(json.dumps(request))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, "-m", "model.recommender.train", str(tmp_path / "request.json")],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    run_two("-m", "model.recommender.train", tmp_path / "request.json")
     metrics = json.loads(Path(request["output"], "metrics.json").read_text())
     assert metrics["steps"] == expected["steps"]
     for task, losses in expected["loss"].items():

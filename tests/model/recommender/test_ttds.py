@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,8 +26,8 @@ from model.recommender.users import USERS_FOLDER, VIEWS_FILE
 from model.recommender.vocabulary import read_codes
 from model.tokenizer.codebook import Codebook
 from tests.model.recommender.conftest import CODES, ITEMS, LEVELS
+from tests.two_processes import run_two
 
-ROOT = Path(__file__).parents[3]
 TOWERS = {"levels": LEVELS, "codes_per_level": CODES, "epochs": 14, "latent_dim": 8, "hidden_dim": 16, "batch_size": 16}
 MOVING = {"epochs": 2, "refresh_steps": 3, "hysteresis": 0.02, "strings": 8}
 Request = Callable[..., dict[str, Any]]
@@ -145,16 +142,7 @@ def test_two_processes_hold_one_index(stage_one: Request, tmp_path: Path) -> Non
         "ttds.tokenize(json.load(open(sys.argv[1])))\n"
     )
     Path(tmp_path / "two.py").write_text(code)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "two.py"), str(tmp_path / "request.json")],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_two(tmp_path / "two.py", tmp_path / "request.json")
     assert np.array_equal(read_codes([both["output"]], LEVELS), read_codes([alone["output"]], LEVELS))
     one, two = (load_file(f"{each['output']}/{LANGUAGE_MODEL}/model.safetensors") for each in (alone, both))
     for name, tensor in one.items():

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,18 +16,19 @@ from safetensors.numpy import load_file
 
 from model.config import model_config
 from model.data.files import TEXT_VECTORS_FILE, TEXTS_FILE, load_json, save_table, save_tensors
+from model.evaluation.lists import padded
 from model.processes import ALONE
 from model.recommender.fusion import fit
 from model.recommender.inference import load_ranker
 from model.recommender.methods.base import PAD, Users
 from model.recommender.rsllm.loss import RsllmLoss, states
-from model.recommender.rsllm.prompts import TERMS, TensorIds
+from model.recommender.rsllm.prompts import TERMS, IdRows, ItemPrompts, TensorIds, packed
 from model.recommender.rsllm.ranker import RsllmRanker
 from model.recommender.rsllm.train import READER, finetune, prepare
 from tests.model.recommender.conftest import ITEMS, LEVELS, code_table
 from tests.model.recommender.rsllm.conftest import NEW, on_circle
+from tests.two_processes import run_two
 
-ROOT = Path(__file__).parents[4]
 Request = Callable[..., dict[str, Any]]
 Kill = Callable[[int, Callable[[], object]], list[int]]
 
@@ -162,16 +160,7 @@ def test_two_processes_train_the_model_of_one(ids_request: Request, tmp_path: Pa
     both = ids_request("both", finetune=recipe | {"parallel": parallel})
     expected = finetune(alone)
     (tmp_path / "request.json").write_text(json.dumps(both))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "model.recommender.rsllm.train", str(tmp_path / "request.json")],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_two("-m", "model.recommender.rsllm.train", tmp_path / "request.json")
     found = load_json(f"{both['output']}/metrics.json")
     assert found["loss"]["title"] == pytest.approx(expected["loss"]["title"], rel=1e-4)
     assert found["loss"]["user_item"] == pytest.approx(expected["loss"]["user_item"], rel=1e-4)
@@ -188,6 +177,29 @@ def test_lora_learns_the_new_words_and_the_reader(ids_request: Request) -> None:
     assert metrics["loss"]["user_item"][-1] < metrics["loss"]["user_item"][0]
     opened(request)
     assert not any("lora" in name or READER in name for name in load_file(f"{request['output']}/model.safetensors"))
+
+
+def test_what_predicts_an_item_of_a_window_is_what_inference_asks_with(ids_request: Request) -> None:
+    """The state that learns item j of a window is the state of a prompt that holds the items before j, and no more."""
+    request = ids_request()
+    config = model_config(request["config"])
+    trainer = prepare(config, request["inputs"])
+    loss = trainer.objective.loss
+    assert isinstance(loss, RsllmLoss)
+    model, nothing = trainer.subject.model.eval(), np.empty(0, np.int64)
+    titles = ["amber anchor " * (item % 3) for item in range(ITEMS)]
+    prompts = ItemPrompts(trainer.subject.tokenizer, titles, config.rsllm)
+    window_BT = np.array([[3, 4, 5, 6], [9, 1, 0, PAD]])
+
+    def asked(rows: IdRows) -> torch.Tensor:
+        batch = packed([rows], nothing, np.ones(len(rows.ids_BX), bool), nothing, row_tokens=64)
+        tensors = TensorIds(batch, ALONE.device)
+        return states(model, loss.reader, tensors)[tensors.state_Q]
+
+    of_windows_QH = asked(prompts.windows(window_BT, (window_BT != PAD).astype(np.int64)))
+    before = [items[:place] for items in window_BT for place in range((items != PAD).sum())]
+    of_histories_QH = asked(prompts.histories(padded(before)))
+    torch.testing.assert_close(of_windows_QH, of_histories_QH, atol=1e-5, rtol=1e-4)
 
 
 def test_the_contrasts_are_infonce(ids_request: Request) -> None:
