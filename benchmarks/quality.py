@@ -36,7 +36,7 @@ from benchmarks.budget import BudgetError, budget, device
 from benchmarks.choices import draw, pick, table_of
 from benchmarks.figures import Figure, publish
 from benchmarks.movielens import write_movielens
-from benchmarks.quality_rows import ALL, CONFIG, MAIN, OURS, WITH_LLM, WITHOUT_LLM, Run, runs_of
+from benchmarks.quality_rows import ALL, CONFIG, OURS, WITH_LLM, WITHOUT_LLM, Run, runs_of
 from benchmarks.quality_table import GOALS, console, figures_of, show
 from benchmarks.recipe import Recipe
 from jobs.common import step
@@ -72,7 +72,8 @@ class Bench:
         if made is not None and made.manifest.key == key:
             console.print(f"{run.label}: made before")
             return made
-        ranker, seconds = self._trained(run)
+        recipe = Recipe(self.root, self.data, self.split.name, run.recipe, run.further)
+        ranker, seconds = self._trained(run, recipe)
         draft = store.begin()
         Path(draft.uri).mkdir(parents=True)
         file = Path(draft.path("lists.parquet"))
@@ -84,12 +85,13 @@ class Bench:
             "users_per_second": len(PROTOCOLS) * self.split.case_user_C.size / ranked,
             "device": device(),
         }
+        if run.method in WITH_LLM:
+            metrics["validation_ndcg10"] = recipe.fusion(run.config).manifest.metrics["validation_ndcg10"]["fused"]
         checksums = {"lists.parquet": sha256(str(file))}
         return draft.commit(Manifest(key=key, metrics=metrics, settings=run.settings, checksums=checksums))
 
-    def _trained(self, run: Run) -> tuple[Ranker, float]:
+    def _trained(self, run: Run, recipe: Recipe) -> tuple[Ranker, float]:
         """A method's ranker, and the seconds that its training took."""
-        recipe = Recipe(self.root, self.data, self.split.name, run.recipe, run.further)
         if run.method in ("sasrec", "sasrec_with_text"):
             return recipe.teacher(run.config), recipe.seconds(run.config, "behaviour")
         if run.method in OURS:
@@ -113,7 +115,10 @@ class Bench:
         """Everything that is said of the methods, as JSON values."""
         columns = ["method", "masked", "user_id", "key", "rank"]
         ranks = pa.concat_tables(pq.read_table(one.path("lists.parquet"), columns=columns) for one in made.values())
-        found = evaluate_lists(ranks, MAIN if MAIN in made else next(iter(made)))
+        validated = {row: made[row].manifest.metrics["validation_ndcg10"] for row in WITH_LLM if row in made}
+        # Of no row of ours, what is compared is the first.
+        found = evaluate_lists(ranks, max(validated, key=validated.__getitem__, default=next(iter(made))))
+        found["validation_ndcg10"] = validated
         found["with_llm"] = {
             row: evaluate_lists(ranks.filter(pc.is_in(ranks["method"], pa.array([row, WITHOUT_LLM]))), row)["against"]
             for row in WITH_LLM

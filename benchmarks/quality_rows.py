@@ -23,7 +23,6 @@ from model.method_config import RsllmConfig, TtdsConfig
 FLOORS = ("popularity", "item_knn", "successor", "cooccurrence")
 SEEDED = ("sasrec",)
 MAIN = "semantic_convergence"
-"""What the paired test compares every other method with."""
 
 CONFIG = ModelConfig(
     behaviour=BehaviourConfig(
@@ -41,7 +40,7 @@ CONFIG = ModelConfig(
     ),
     backbone=BackboneConfig(hidden_size=128, layers=2, heads=4, intermediate_size=384, dropout=0.05),
     finetune=FinetuneConfig(epochs=10, batch_size=64, row_tokens=256, mixture={"next_item": 1.0}, patience=0),
-    validation_users=2000,
+    validation_users=20_000,
 )
 TEXTS_READ = replace(CONFIG, behaviour=replace(CONFIG.behaviour, text_dim=128))
 QUICK_EPOCHS = {"behaviour": 10, "ttds": 2, "finetune": 2}

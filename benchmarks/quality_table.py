@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import Figure
-from benchmarks.quality_rows import ALL, BASELINES, FLOORS, MAIN, WITH_LLM, WITHOUT_LLM
+from benchmarks.quality_rows import ALL, BASELINES, FLOORS, WITH_LLM, WITHOUT_LLM
 from model.evaluation.protocol import PROTOCOLS
 
 COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR@10")
@@ -40,6 +40,9 @@ def show(found: dict[str, Any]) -> None:
             table.add_row(label, protocol, *cells, *costs)
     console.print(table)
     console.print(_beyond_table(found["beyond"]))
+    if found["validation_ndcg10"]:
+        validated = ", ".join(f"{row} {value:.4f}" for row, value in found["validation_ndcg10"].items())
+        console.print(f"NDCG@10 on the validation cases: {validated}. Chosen by it: {found['reference']}.")
     for other, protocols in found["against"].items():
         _print_difference(found["reference"], other, protocols)
     for row, against in found["with_llm"].items():
@@ -81,20 +84,19 @@ def figures_of(name: str, found: dict[str, Any], goals: dict[str, str]) -> list[
             Figure(f"quality.{name}.{row}_llm_ratio", ndcg[row] / max(ndcg[WITHOUT_LLM], 1e-12), ">1" if goals else ""),
             Figure(f"quality.{name}.{row}_llm_p_value", against[WITHOUT_LLM]["masked"]["NDCG@10"]["p_value"]),
         ]
-    if MAIN not in ndcg:
+    chosen = found["reference"]
+    if chosen not in WITH_LLM:
         return figures
     baselines = [method for method in BASELINES if method in ndcg]
     if baselines:
         best = max(baselines, key=ndcg.__getitem__)
-        ratio = ndcg[MAIN] / max(ndcg[best], 1e-12)
+        ratio = ndcg[chosen] / max(ndcg[best], 1e-12)
         figures.append(Figure(f"quality.{name}.ratio", ratio, RATIO_GOAL if goals else ""))
         p_value = found["against"][best]["masked"]["NDCG@10"]["p_value"]
         figures.append(Figure(f"quality.{name}.p_value", p_value, "<0.05" if goals else ""))
         figures += [
-            Figure(f"quality.{name}.{row}_ratio", ndcg[row] / max(ndcg[best], 1e-12))
-            for row in WITH_LLM
-            if row in ndcg and row != MAIN
+            Figure(f"quality.{name}.{row}_ratio", ndcg[row] / max(ndcg[best], 1e-12)) for row in WITH_LLM if row in ndcg
         ]
     if "fusion_of_ids" in ndcg:
-        figures.append(Figure(f"quality.{name}.text_ratio", ndcg[MAIN] / max(ndcg["fusion_of_ids"], 1e-12)))
+        figures.append(Figure(f"quality.{name}.text_ratio", ndcg[chosen] / max(ndcg["fusion_of_ids"], 1e-12)))
     return figures

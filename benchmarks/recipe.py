@@ -87,7 +87,8 @@ class Recipe:
     def codebook(self, config: ModelConfig) -> Generation:
         inputs = {"behaviour": self.behaviour(config).uri}
         if self.method == "ttds":
-            return self._made("codebook", config, ("behaviour", *LEARNED, "ttds"), inputs, tokenize)
+            settings = ("behaviour", *LEARNED, "ttds", *self._validated(config))
+            return self._made("codebook", config, settings, inputs, tokenize)
         return self._made("codebook", config, ("behaviour", "tokenizer"), inputs, train_tokenizer)
 
     def model(self, config: ModelConfig) -> Generation:
@@ -97,13 +98,14 @@ class Recipe:
             inputs[START] = codebook.path(FOLDER)
         if self.method == "rsllm":
             inputs |= {"behaviour": self.behaviour(config).uri}
-        return self._made("model", config, ("behaviour", *LEARNED, *self._own), inputs, METHODS[self.method].train)
+        settings = ("behaviour", *LEARNED, *self._own, *self._validated(config))
+        return self._made("model", config, settings, inputs, METHODS[self.method].train)
 
     def fusion(self, config: ModelConfig) -> Generation:
-        settings = ["behaviour", "tokenizer", "fusion"]
+        settings = ["behaviour", "tokenizer", "fusion", "validation_users"]
         inputs = {"behaviour": self.behaviour(config).uri, "codebook": self.codebook(config).uri}
         if LANGUAGE_MODEL in config.fusion.signals:
-            settings = ["behaviour", "fusion", *LEARNED, *self._own]
+            settings = ["behaviour", "fusion", "validation_users", *LEARNED, *self._own]
             inputs |= {"model": self.model(config).uri, **self._further_models()}
         return self._made("fusion", config, tuple(settings), inputs, fit)
 
@@ -116,6 +118,10 @@ class Recipe:
         for name, (recipe, config) in self._further.items():
             models[name] |= recipe.inputs(config, "codebook")
         return {FURTHER_MODELS: models} if models else {}
+
+    def _validated(self, config: ModelConfig) -> tuple[str, ...]:
+        """A training that does not stop by the validation cases does not read them."""
+        return ("validation_users",) if config.finetune.patience else ()
 
     @property
     def _own(self) -> tuple[str, ...]:
@@ -155,7 +161,7 @@ class Recipe:
         make: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> Generation:
         store = GenerationStore(str(self.root), name)
-        shapes = ("history_items", "window_items", "validation_users")
+        shapes = ("history_items", "window_items")
         chosen = {each: value for each, value in asdict(config).items() if each in (*settings, *shapes)}
         key = {"made_of": digest([self._of, changed(chosen, asdict(ModelConfig())), *self._beside(name)])}
         for made in store.complete():

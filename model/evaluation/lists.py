@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.data.targets import LATER_ITEMS, TOO_MANY, USERS_PER_CASE
+from model.data.targets import LATER_ITEMS, TOO_MANY
 from model.evaluation.dataset import Interactions, Ints, Split, fit_mask
 from model.evaluation.metrics import rank_of_target
 from model.progress import Progress
@@ -157,16 +157,14 @@ def _windows(user: int, fit: int, history_items: int, window_items: int) -> Iter
 
 
 def _drawn(data: Interactions, split: Split, validation_users: int) -> list[int]:
-    """Users, a tenth of those who are learnt from at most, whose interaction behind the fit part is no case."""
-    learnt_U = split.fit_U > 0
-    aside_U = learnt_U & (split.fit_U < data.length_U)
+    """Users who are learnt from, and whose interaction behind the fit part is no case."""
+    aside_U = (split.fit_U > 0) & (split.fit_U < data.length_U)
     aside_U[split.case_user_C[split.case_place_C == split.fit_U[split.case_user_C]]] = False
 
     def by_hash(user: int) -> bytes:
         return hashlib.sha256(data.user_ids[user].encode()).digest()
 
-    most = min(validation_users, int(learnt_U.sum()) // USERS_PER_CASE)
-    return sorted(np.flatnonzero(aside_U).tolist(), key=by_hash)[:most]
+    return sorted(np.flatnonzero(aside_U).tolist(), key=by_hash)[:validation_users]
 
 
 def _sequences(data: Interactions, split: Split, windows: list[_Window], window_items: int) -> pa.Table:

@@ -79,21 +79,21 @@ def test_later_is_all_from_the_first_target_on(
 
 def test_what_the_split_leaves_aside_is_kept_to_validate_on(data: Interactions, tmp_path: Path) -> None:
     split = leave_one_out(data)
-    for folder, users in (("all", 0), ("two", 2), ("tenth", 200)):
+    for folder, users in (("none", 0), ("two", 2), ("all", 200)):
         write_training_set(tmp_path / folder, data, split, 4, 9, users)
-    cases = {name: pq.read_table(tmp_path / name / "validation") for name in ("all", "two", "tenth")}
+    cases = {name: pq.read_table(tmp_path / name / "validation") for name in ("none", "two", "all")}
     known = int((split.fit_U > 0).sum())
-    assert [table.num_rows for table in cases.values()] == [0, 2, known // 10]
+    assert [table.num_rows for table in cases.values()] == [0, 2, known]
     assert len({repr(table.schema) for table in cases.values()}) == 1
-    assert cases["tenth"].slice(0, 2).equals(cases["two"])
-    whole, kept = (pq.read_table(tmp_path / name / "sequences") for name in ("all", "tenth"))
+    assert cases["all"].slice(0, 2).equals(cases["two"])
+    whole, kept = (pq.read_table(tmp_path / name / "sequences") for name in ("none", "all"))
     assert whole.equals(kept)  # no window is cut
 
     possible = []
     for user in split.case_user_C:
         *before, target, _ = data.before(user, int(data.length_U[user])).tolist()
         possible.append((before[-4:] + [-1] * (4 - len(before)), target))
-    assert all((case["items"], case["target"]) in possible for case in cases["tenth"].to_pylist())
+    assert all((case["items"], case["target"]) in possible for case in cases["all"].to_pylist())
 
 
 @pytest.mark.parametrize("part", [temporal, lambda data: validation_of(leave_one_out(data))])
@@ -108,7 +108,7 @@ def test_users_who_are_not_learnt_from_are_not_validated_on(data: Interactions, 
     split = leave_one_out(data)
     unknown_U = np.arange(len(split.fit_U)) >= 10
     write_training_set(tmp_path, data, replace(split, fit_U=np.where(unknown_U, 0, split.fit_U)), 4, 9, 200)
-    assert pq.read_table(tmp_path / "validation").num_rows == 1
+    assert pq.read_table(tmp_path / "validation").num_rows == 10
 
 
 def test_exposure_counts_what_lists_show() -> None:
