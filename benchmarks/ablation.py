@@ -90,8 +90,7 @@ VARIANTS: dict[str, ModelConfig] = {
 }
 FULL_TTDS = replace(
     OURS["ttds"],
-    finetune=replace(OURS["ttds"].finetune, epochs=1),
-    ttds=replace(OURS["ttds"].ttds, epochs=3),
+    finetune=replace(OURS["ttds"].finetune, epochs=3),
     fusion=FusionConfig(signals=[]),
 )
 

@@ -54,10 +54,9 @@ def _fused(*without: str, further: Sequence[SignalName] = ()) -> FusionConfig:
 TTDS = replace(
     TEXTS_READ,
     tokenizer=replace(TEXTS_READ.tokenizer, learning_rate=3e-3, batch_size=256, epochs=30),
-    finetune=replace(TEXTS_READ.finetune, epochs=2, mixture={"next_item": 0.5, "title_to_item": 0.1}),
+    finetune=replace(TEXTS_READ.finetune, mixture={"next_item": 0.5, "title_to_item": 0.1}, epochs=8),
     ttds=TtdsConfig(
-        epochs=8,
-        refresh_steps=700,
+        refresh_steps=350,
         mixture={"next_item_of_user": 1.0, "history_to_user": 0.1, "buyers_to_user": 0.1},
     ),
 )

@@ -22,9 +22,10 @@ class TtdsConfig:
     """Method "ttds". Its towers are dual_autoencoders by the settings of the tokenizer, a batch of theirs a step."""
 
     __pydantic_config__: ClassVar = STRICT
-    epochs: int = 4
-    """Of the first stage, while the index moves; finetune.epochs are those of the second, with frozen codes."""
-    second_stage: float = 0.1
+    epochs: int = 2
+    """Of the first stage, while the index moves; finetune.epochs are those of the second, with frozen codes. Whenever
+    codes move the model learns them anew, so the second is where it gets good."""
+    second_stage: float = 1.0
     """Learning rate of the second stage, as a share of finetune.learning_rate."""
     refresh_steps: int = 500
     """The catalogue is read and quantised anew every so many steps; 0: the index of the start stays."""
