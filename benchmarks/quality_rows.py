@@ -63,9 +63,11 @@ TTDS = replace(
 
 RSLLM = replace(
     TEXTS_READ,
-    backbone=replace(TEXTS_READ.backbone, dropout=0.1),
-    finetune=replace(TEXTS_READ.finetune, epochs=8, row_tokens=512),
-    rsllm=RsllmConfig(title_tokens=5, text_share=0.1, curriculum=0.1, text_weight=0.2, user_item_weight=1.0),
+    backbone=replace(TEXTS_READ.backbone, dropout=0.2),
+    finetune=replace(TEXTS_READ.finetune, epochs=7, row_tokens=512),
+    rsllm=RsllmConfig(
+        title_tokens=8, text_share=0.1, curriculum=0.1, text_weight=0.2, user_item_weight=1.0, temperature=0.05
+    ),
 )
 CHOOSING = replace(
     RSLLM,
