@@ -1,6 +1,6 @@
 """What RSLLM learns from: windows as prompts and, if asked for, choices among candidates.
 
-Shapes: B windows or examples, O choices, C candidates, N items, S drawn items.
+Shapes: B windows or examples, O choices, C candidates, N items, S items drawn.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import numpy as np
 
 from model.config import ModelConfig
 from model.data.reader import steps_per_epoch
+from model.data.targets import TOO_MANY
+from model.method_config import RsllmConfig
 from model.recommender.batches import read_drawn
 from model.recommender.cases import Windows, one_target
 from model.recommender.methods.base import PAD, Bools, Ints
@@ -18,6 +20,8 @@ from model.recommender.rsllm.prompts import CANDIDATES, IdBatch, IdRows, ItemPro
 
 ROUNDS = 20
 """Draws of a candidate before its example is given up."""
+ALIGNED = 256
+"""Items beside the targets whose texts are compared with their vectors."""
 
 
 class IdBatches:
@@ -36,41 +40,43 @@ class IdBatches:
         recipe, per_shard = self._config.finetune, self.per_shard(shards)
         for number, windows, rng in read_drawn(self._sequences, recipe, epoch, shard, shards, skip):
             done = (epoch + number / per_shard) / recipe.epochs
-            # All processes compare with the same items: their chance is not the shard's.
-            drawn_S = self._drawn(np.random.default_rng([recipe.seed, epoch, number]))
-            yield self.batch(windows, rng, done, drawn_S)
+            yield self.batch(windows, done, rng, np.random.default_rng([recipe.seed, epoch, number]))
 
-    def batch(self, windows: Windows, rng: np.random.Generator, done: float, drawn_S: Ints) -> IdBatch:
-        """`done`: share of the training so far."""
-        choices, candidates_OC = self._choices(windows, rng)
-        parts = [self._prompts.windows(windows.items_BT, windows.targets_BT), choices]
-        known_B = rng.random(sum(len(part.ids_BX) for part in parts)) < unified_share(self._config, done)
-        return packed(parts, candidates_OC, known_B, drawn_S, self._config.finetune.row_tokens)
+    def batch(self, windows: Windows, done: float, rng: np.random.Generator, of_all: np.random.Generator) -> IdBatch:
+        """`done`: share of the training so far. `of_all`: all processes draw the same from it."""
+        unified = unified_share(self._config.rsllm, done)
+        choices, candidates_OC = self._choices(windows, unified, rng)
+        words_only_B = rng.random(len(windows.items_BT)) >= unified
+        parts = [self._prompts.windows(windows.items_BT, windows.targets_BT, words_only_B), choices]
+        counts = (self._config.rsllm.negatives, ALIGNED) if unified else (0, 0)
+        drawn = [self._drawn(count, of_all) for count in counts]
+        return packed(parts, self._config.finetune.row_tokens, candidates_OC, *drawn)
 
-    def _choices(self, windows: Windows, rng: np.random.Generator) -> tuple[IdRows, Ints]:
-        """And their candidates [O,C]; a choice whose candidates were not found is left out."""
-        count = int(self._config.rsllm.choice_share * len(windows.items_BT) + rng.random())
-        chosen_O = rng.integers(len(windows.items_BT), size=count)
+    def _choices(self, windows: Windows, unified: float, rng: np.random.Generator) -> tuple[IdRows, Ints]:
+        """And their candidates [O,C]; a choice whose candidates were not found is left out, and so is one of an item
+        that is never among the others: it would be known by that.
+        """
+        named = np.flatnonzero(windows.later_BX[:, 0] != TOO_MANY)
+        share = unified * self._config.rsllm.choice_share
+        count = int(share * len(windows.items_BT) + rng.random()) if len(named) else 0
+        chosen_O = named[rng.integers(max(1, len(named)), size=count)]
         some = Windows(*(each[chosen_O] for each in vars(windows).values()))
         item_O, history_OH, _ = one_target(some, self._config.history_items, rng)
         never_OX = np.concatenate([some.items_BT, some.later_BX, item_O[:, None]], axis=1)
         candidates_OC, _ = with_others(item_O, never_OX, self._known, rng)
-        kept_O = (candidates_OC != PAD).all(1)
+        kept_O = (candidates_OC != PAD).all(1) & np.isin(item_O, self._known)
         history_OH, candidates_OC, item_O = history_OH[kept_O], candidates_OC[kept_O], item_O[kept_O]
         return self._prompts.choices(history_OH, item_O), candidates_OC
 
-    def _drawn(self, rng: np.random.Generator) -> Ints:
-        """Of the items that anybody took: all, or different ones at random."""
-        if len(self._known) <= self._config.rsllm.negatives:
+    def _drawn(self, count: int, rng: np.random.Generator) -> Ints:
+        """Of the items that anybody took: all, or about so many different ones at random."""
+        if len(self._known) <= count:
             return self._known
-        return np.asarray(self._known[np.unique(rng.integers(len(self._known), size=self._config.rsllm.negatives))])
+        return np.asarray(self._known[np.unique(rng.integers(len(self._known), size=count))])
 
 
-def unified_share(config: ModelConfig, done: float) -> float:
-    """Of the examples, those whose ID tokens are read as vectors, when so much of the training is done."""
-    recipe = config.rsllm
-    if recipe.prompts == "titles":
-        return 0.0
+def unified_share(recipe: RsllmConfig, done: float) -> float:
+    """Of the examples, those of the second stage, when so much of the training is done."""
     behind = done - recipe.text_share
     if behind < 0:
         return 0.0

@@ -21,9 +21,6 @@ from model.recommender.loss import cross_entropy, within_blocks
 from model.recommender.rsllm.prompts import TensorIds
 from model.recommender.rsllm.reader import IdReader
 
-ALIGNED = 256
-"""Items beside the targets, about, whose texts are compared with their vectors."""
-
 
 class RsllmLoss(nn.Module):
     """Summed losses of a micro-batch, by prompts.TERMS. A module of its own, so that DDP wraps one forward pass."""
@@ -49,9 +46,9 @@ class RsllmLoss(nn.Module):
         next_W, answer_O = batch.next_Q.tensor_split([of_windows])
         target_U = self._processes.union(next_W)
         compared_S = _unique(target_U, batch.drawn_S)
-        similar_WS = self.reader.wanted(state_WH) @ self.reader.directions(compared_S).T / self.temperature
-        user_item = F.cross_entropy(similar_WS, torch.searchsorted(compared_S, next_W), reduction="sum")
-        id_text = self._id_text(_unique(target_U, compared_S[:: max(1, len(compared_S) // ALIGNED)]))
+        wanted_WH, place_W = self.reader.wanted(state_WH), torch.searchsorted(compared_S, next_W)
+        user_item = cross_entropy(wanted_WH / self.temperature, self.reader.directions(compared_S), place_W).sum()
+        id_text = self._id_text(_unique(target_U, batch.aligned_A))
         title_T, id_token_O = loss_M.tensor_split([len(loss_M) - len(answer_O)])
         choice = id_token_O.sum() + self._choice(state_OH, batch.candidates_OC, answer_O)
         return torch.stack([title_T.sum(), choice, id_text, user_item])
@@ -69,7 +66,8 @@ class RsllmLoss(nn.Module):
         of_id_AH, of_text_AH = self.reader.sides(item_A[self.reader.has_behaviour_N[item_A]])
         similar_AA = of_id_AH @ of_text_AH.T / self.temperature
         own_A = torch.arange(len(similar_AA), device=similar_AA.device)
-        return (F.cross_entropy(similar_AA, own_A) + F.cross_entropy(similar_AA.T, own_A)) / 2
+        to_text, to_id = (F.cross_entropy(each, own_A, reduction="sum") for each in (similar_AA, similar_AA.T))
+        return (to_text + to_id) / 2 / max(1, len(own_A))
 
 
 def _unique(*items: Tensor) -> Tensor:

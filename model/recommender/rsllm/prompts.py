@@ -3,11 +3,11 @@
 An item is its title and one ID token behind it. The state there, or of the instruction's last token, says which item
 comes next; one pass over a window predicts every target in it, the title by words and the item by its vector [ours].
 
-In the first stage an ID token is a word like any other; from the second on it is the item's vector. Which of the two
-an example has is drawn: the share of the second rises along the curriculum.
+In the first stage an ID token is a word like any other, and words are all that is learned; from the second on it is the
+item's vector. Which of the two an example is, is drawn: the share of the second rises along the curriculum.
 
 Shapes: B examples, T items of a window, C candidates, W words of a title, X positions of an example, R packed rows,
-P positions of a row, F tokens, M labels, I ID tokens, Q states that predict an item, O choices, S drawn items,
+P positions of a row, F tokens, M labels, I ID tokens, Q states that predict an item, O choices, S and A drawn items,
 N items.
 """
 
@@ -32,6 +32,7 @@ ITEM_TOKEN = "<item>"  # noqa: S105  # a word of the vocabulary, no secret
 CANDIDATES = 20
 """Of the choice [paper]: the item and others at random."""
 QUESTION = "\nNext:"
+NONE = np.empty(0, np.int64)
 TERMS = ("title", "choice", "id_text", "user_item")
 """Summed losses of a batch: words of titles, ID tokens among candidates, and the two contrastive ones."""
 
@@ -41,7 +42,7 @@ class IdRows(TokenRows):
     """Rows in which ID tokens stand among words."""
 
     item_BX: Ints
-    """At ID tokens, the item; else -1."""
+    """At ID tokens that are read as vectors, the item; else -1."""
     next_BX: Ints
     """Where the state is to predict an item, that item; else -1."""
 
@@ -64,7 +65,9 @@ class IdBatch:
     next_Q: Ints
     candidates_OC: Ints
     drawn_S: Ints
-    """Items that all processes compare with, beside the targets of all of them."""
+    """Items that all processes compare states with, beside the targets of all of them."""
+    aligned_A: Ints
+    """And those whose vectors they compare with texts."""
     choice_tokens: int
 
     @property
@@ -80,7 +83,8 @@ class IdBatch:
     def labels(self) -> Ints:
         """By TERMS. What is compared with texts is known on the device only; `loss` gives a mean there."""
         choices = len(self.candidates_OC)
-        return np.array([len(self.label_M) - choices, choices, 1, len(self.next_Q) - choices])
+        compared = len(self.aligned_A) > 0
+        return np.array([len(self.label_M) - choices, choices, compared, len(self.next_Q) - choices])
 
     @property
     def tokens_of(self) -> Ints:
@@ -107,6 +111,7 @@ class TensorIds:
     next_Q: Tensor
     candidates_OC: Tensor
     drawn_S: Tensor
+    aligned_A: Tensor
 
 
 class ItemPrompts:
@@ -117,6 +122,7 @@ class ItemPrompts:
         self.titles_NW = token_rows(tokenizer, [f" {title}" for title in titles], config.title_tokens)
         if config.prompts == "ids":
             self.titles_NW = self.titles_NW[:, :0]
+        self._vectors = config.prompts != "titles"
         self._tokenizer = tokenizer
         self.item_token = int(tokenizer.convert_tokens_to_ids(ITEM_TOKEN))  # type: ignore[arg-type]
         self._instruction, self._question = (self._encoded(text) for text in (INSTRUCTION, QUESTION))
@@ -131,13 +137,17 @@ class ItemPrompts:
         asked = history_items * self.item_tokens + len(self._question) + 1
         return len(self._instruction) + max(window_items * self.item_tokens, asked)
 
-    def windows(self, items_BT: Ints, targets_BT: Ints) -> IdRows:
-        """Every target of the windows is predicted: its words, and itself from the state before them."""
+    def windows(self, items_BT: Ints, targets_BT: Ints, words_only_B: Bools) -> IdRows:
+        """Every target of the windows is predicted: its words and, but for those so marked, itself from the state
+        before them.
+        """
         wanted_BT = np.where(targets_BT == 1, items_BT, PAD)
         instruction = self._text(self._instruction, len(items_BT))
         next_BX = instruction.next_BX.copy()
         next_BX[:, -1] = wanted_BT[:, 0]
-        return IdRows.left_aligned([replace(instruction, next_BX=next_BX), self._items(items_BT, wanted_BT)])
+        rows = IdRows.left_aligned([replace(instruction, next_BX=next_BX), self._items(items_BT, wanted_BT)])
+        item_BX, next_BX = (np.where(words_only_B[:, None], PAD, each) for each in (rows.item_BX, rows.next_BX))
+        return replace(rows, item_BX=item_BX, next_BX=next_BX)
 
     def histories(self, history_BT: Ints) -> IdRows:
         """Prompts of inference; a history may be empty. The state of the last token says what comes next."""
@@ -164,7 +174,7 @@ class ItemPrompts:
         ids_BTX, item_BTX, next_BTX = np.full((3, *items_BT.shape, self.item_tokens), PAD)
         ids_BTX[..., :-1] = np.where(there_BT[..., None], self.titles_NW[items_BT], PAD)
         ids_BTX[..., -1] = np.where(there_BT, self.item_token, PAD)
-        item_BTX[..., -1] = items_BT
+        item_BTX[..., -1] = items_BT if self._vectors else PAD
         next_BTX[:, :-1, -1] = wanted_BT[:, 1:]
         is_label_BX = np.repeat(wanted_BT != PAD, self.item_tokens, axis=1)
         return IdRows(ids_BTX.reshape(shape), is_label_BX, item_BTX.reshape(shape), next_BTX.reshape(shape))
@@ -184,11 +194,10 @@ def asking(rows: IdRows, item_B: Ints, behind: int) -> IdRows:
     return replace(rows, next_BX=next_BX)
 
 
-def packed(parts: Sequence[IdRows], candidates_OC: Ints, known_B: Bools, drawn_S: Ints, row_tokens: int) -> IdBatch:
-    """Examples side by side: windows or histories, then choices if any.
-
-    `known_B`: of all of them, those whose ID tokens are read as vectors.
-    """
+def packed(
+    parts: Sequence[IdRows], row_tokens: int, candidates_OC: Ints = NONE, drawn_S: Ints = NONE, aligned_A: Ints = NONE
+) -> IdBatch:
+    """Examples side by side: windows or histories, then choices if any."""
     there = [each.ids_BX != PAD for each in parts]
     length_B = np.concatenate([each.sum(1) for each in there])
     layout = pack(length_B, row_tokens)
@@ -196,8 +205,7 @@ def packed(parts: Sequence[IdRows], candidates_OC: Ints, known_B: Bools, drawn_S
         np.concatenate([getattr(part, each.name)[inside] for part, inside in zip(parts, there, strict=True)])
         for each in fields(IdRows)
     )
-    label_F, state_F = np.flatnonzero(is_label_F), np.flatnonzero(next_F != PAD)
-    id_F = np.flatnonzero((item_F != PAD) & np.repeat(known_B, length_B))
+    label_F, state_F, id_F = (np.flatnonzero(each) for each in (is_label_F, next_F != PAD, item_F != PAD))
     return IdBatch(
         ids_RP=layout.spread(ids_F),
         position_RP=layout.position_RP,
@@ -210,6 +218,7 @@ def packed(parts: Sequence[IdRows], candidates_OC: Ints, known_B: Bools, drawn_S
         next_Q=next_F[state_F],
         candidates_OC=candidates_OC,
         drawn_S=drawn_S,
+        aligned_A=aligned_A,
         choice_tokens=int(sum(each.sum() for each in there[1:])),
     )
 

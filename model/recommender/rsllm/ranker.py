@@ -22,7 +22,6 @@ from model.evaluation.scored import top_k
 from model.recommender.backbone import PRECOG, load_model
 from model.recommender.inference import newest
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Users
-from model.recommender.rsllm.batches import unified_share
 from model.recommender.rsllm.loss import states
 from model.recommender.rsllm.prompts import IdRows, ItemPrompts, TensorIds, packed
 from model.recommender.rsllm.reader import IdReader, read_vectors, teacher_of
@@ -42,7 +41,6 @@ class RsllmRanker:
     ) -> None:
         """On the model's device, as it is now. `codes_NL`: what ranked items are called, one row an item."""
         self._model, self._reader, self._prompts, self.codes_NL, self._config = model, reader, prompts, codes_NL, config
-        self._unified = unified_share(config, 1.0) > 0
         with torch.inference_mode():
             blocks = torch.arange(reader.items, device=model.device).split(BLOCK_SCORES // model.config.hidden_size)
             self._direction_NH = torch.cat([reader.directions(block) for block in blocks])
@@ -129,8 +127,7 @@ class RsllmRanker:
         length_B = rows.lengths
         state_BH = torch.empty(len(length_B), self._model.config.hidden_size, device=self._model.device)
         for some in batches_of_similar_length(length_B, 0, self._config.decoding.batch_tokens):
-            known_B, nothing = np.full(len(some), self._unified), np.empty(0, np.int64)
-            batch = packed([rows.where(some)], nothing, known_B, nothing, row_tokens=int(length_B[some].max()))
+            batch = packed([rows.where(some)], row_tokens=int(length_B[some].max()))
             tensors = TensorIds(batch, self._model.device)
             hidden_FH = states(self._model, self._reader, tensors)
             state_BH[torch.as_tensor(some, device=state_BH.device)] = hidden_FH[tensors.state_Q].float()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config import ModelConfig, model_config
+from model.config import model_config
 from model.method_config import RsllmConfig
 from model.recommender.methods.base import PAD
 from model.recommender.rsllm.batches import unified_share, with_others
@@ -21,7 +21,7 @@ from tests.model.recommender.rsllm.conftest import NEW
 
 
 def share(done: float, **recipe: Any) -> float:
-    return unified_share(ModelConfig(rsllm=RsllmConfig(**recipe)), done)
+    return unified_share(RsllmConfig(**recipe), done)
 
 
 def test_vectors_come_after_the_text_and_step_by_step() -> None:
@@ -30,7 +30,6 @@ def test_vectors_come_after_the_text_and_step_by_step() -> None:
     assert share(0.61, text_share=0.2, curriculum=0.4) == 1
     assert share(0.2, text_share=0.2, curriculum=0) == 1
     assert share(0, text_share=0, curriculum=0) == 1
-    assert share(1, prompts="titles") == 0
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -73,6 +72,7 @@ def test_a_batch_is_a_function_of_its_place(ids_request: Request) -> None:
     left, right = batches(request, 2, 0, 2), batches(request, 2, 1, 2)
     for one, other in zip(left, right, strict=True):
         assert np.array_equal(one.drawn_S, other.drawn_S)
+        assert np.array_equal(one.aligned_A, other.aligned_A)
         assert not same(one, other)
 
 
@@ -85,6 +85,8 @@ def test_items_that_nobody_took_are_not_drawn(ids_request: Request) -> None:
 
 def test_the_first_stage_reads_words_alone(ids_request: Request) -> None:
     request = ids_request()
-    assert all(not len(batch.id_item_I) for batch in batches(request, 0))
+    for batch in batches(ids_request(rsllm={"choice_share": 1.0}), 0):
+        assert not any(map(len, (batch.id_item_I, batch.next_Q, batch.candidates_OC, batch.drawn_S, batch.aligned_A)))
+        assert len(batch.label_M)
     for batch in batches(request, 3):
         assert len(batch.id_item_I) == (batch.ids_RP == batch.ids_RP.flat[batch.id_place_I[0]]).sum()
