@@ -29,6 +29,7 @@ from tests.model.recommender.conftest import ITEMS, LEVELS, code_table
 from tests.model.recommender.rsllm.conftest import NEW, on_circle
 from tests.two_processes import run_two
 
+EARLY = {"text_share": 0.1, "curriculum": 0.1}
 Request = Callable[..., dict[str, Any]]
 Kill = Callable[[int, Callable[[], object]], list[int]]
 
@@ -48,7 +49,7 @@ def histories() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_it_learns_the_circle_and_ranks_by_it(ids_request: Request, histories: tuple[np.ndarray, np.ndarray]) -> None:
-    request = ids_request(finetune={"epochs": 40, "learning_rate": 3e-3}, rsllm={"choice_share": 1.0})
+    request = ids_request(finetune={"epochs": 40, "learning_rate": 3e-3}, rsllm={"choice_share": 1.0} | EARLY)
     metrics = finetune(request)
     assert set(metrics["loss"]) == set(TERMS)
     for losses in metrics["loss"].values():
@@ -224,14 +225,14 @@ def test_the_contrasts_are_infonce(ids_request: Request) -> None:
     both = vectors @ texts.T / config.rsllm.temperature
     own = torch.arange(len(warm))
     mean = (F.cross_entropy(both, own) + F.cross_entropy(both.T, own)) / 2
-    assert float(found_Y[2]) == pytest.approx(float(mean), rel=1e-4)
+    assert found_Y[2].item() == pytest.approx(mean.item(), rel=1e-4)
     # Nobody took it before, now it is a target: it is found by its text.
     assert NEW in batch.next_Q.tolist()
     new = F.normalize(reader.read_text(reader.text_NX[[NEW]]), dim=1)
     similar_QS = F.normalize(reader.query(hidden_FH[tensors.state_Q]), dim=1) @ torch.cat([vectors, new]).T
     place_Q = torch.tensor([[*warm, NEW].index(item) for item in batch.next_Q.tolist()])
     expected = F.cross_entropy(similar_QS / config.rsllm.temperature, place_Q, reduction="sum")
-    assert float(found_Y[3]) == pytest.approx(float(expected), rel=1e-4)
+    assert found_Y[3].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_settings_that_cannot_work_are_named(ids_request: Request, tmp_path: Path) -> None:
