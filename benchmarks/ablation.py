@@ -4,13 +4,14 @@ python -m benchmarks.ablation --data DIR [--tokens N] [--users N] [--only VARIAN
 
 Each variant is the full one with a part removed. Those of Semantic Convergence are trained on as many tokens, the sizes
 read the sequential task alone; those of TTDS and of RSLLM are trained for as many epochs each.
-DIR: see docs/data_format.md; without it, the sample's MovieLens. Leave-one-out, the whole catalogue ranked by beam
-search or by RSLLM's product, on so many of the users. What is there is not made again; a run that was stopped goes on.
+DIR: see docs/data_format.md; without it, the sample's MovieLens. Settings may be chosen by it: so many of the users are
+asked about their interaction before the last, the whole catalogue ranked by beam search or by RSLLM's product. What is
+there is not made again; a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,7 @@ from benchmarks.budget import BudgetError, budget
 from benchmarks.figures import Figure, publish
 from benchmarks.movielens import write_movielens
 from benchmarks.quality_rows import CONFIG, OURS
-from benchmarks.recipe import Recipe, told
+from benchmarks.recipe import Recipe
 from jobs.common import step
 from model.config import BackboneConfig, FinetuneConfig, FusionConfig, ModelConfig, TokenizerConfig
 from model.evaluation import dataset
@@ -155,7 +156,7 @@ def budgeted(config: ModelConfig, recipe: Recipe, tokens: float) -> tuple[ModelC
 def lists_of(variant: str, config: ModelConfig, recipe: Recipe, split: dataset.Split) -> Path:
     """The ranked lists of a variant, trained now unless it was before."""
     store = GenerationStore(str(recipe.root), f"lists-{variant}")
-    key = {"settings": digest([told(config), split.case_user_C.size])}
+    key = {"settings": digest([asdict(config.decoding), recipe.inputs(config), split.name, split.case_user_C.size])}
     made = store.latest()
     if made is None or made.manifest.key != key:
         ranker = recipe.ranker(config)
@@ -182,7 +183,8 @@ def main(
     interactions = dataset.read_folder(folder)
     split = dataset.leave_one_out(interactions)
     asked_C = np.unique(np.linspace(0, split.case_user_C.size - 1, users).astype(int))
-    asked = replace(split, case_user_C=split.case_user_C[asked_C], case_place_C=split.case_place_C[asked_C])
+    asked = dataset.validation_of(split)
+    asked = replace(asked, case_user_C=asked.case_user_C[asked_C], case_place_C=asked.case_place_C[asked_C])
     root = ROOT / f"{folder.name}-{digest(interactions.digest)}"
     shape = CONFIG.history_items, CONFIG.window_items, CONFIG.validation_users
     write_training_set(root / "training_set", interactions, split, *shape)
@@ -202,7 +204,7 @@ def main(
             return
     columns = ["method", "masked", "user_id", "key", "rank"]
     found = evaluate_lists(pa.concat_tables(pq.read_table(file, columns=columns) for file in made), only.split(",")[0])
-    table = Table(title=f"{folder.name}, {asked_C.size:,} users, leave-one-out", title_justify="left")
+    table = Table(title=f"{folder.name}, {asked_C.size:,} users, the interaction before the last", title_justify="left")
     for name in ("tasks", "tokens", *(f"{metric}, {each}" for each in PROTOCOLS.values() for metric in SHOWN)):
         table.add_column(name)
     for variant, row in found["methods"].items():

@@ -67,13 +67,14 @@ class Bench:
     def lists(self, run: Run) -> Generation:
         """The ranked lists of a method, made now unless they are there."""
         store = GenerationStore(str(self.root), f"{run.method}-{run.seed}")
-        key = {"data": self.data.digest, "settings": digest(run.settings), "split": self.split.name}
+        recipe = Recipe(self.root, self.data, self.split.name, run.recipe, run.further)
+        settings = run.settings(recipe)
+        key = {"data": self.data.digest, "settings": digest(settings), "split": self.split.name}
         made = store.latest()
         if made is not None and made.manifest.key == key:
             console.print(f"{run.label}: made before")
             return made
-        recipe = Recipe(self.root, self.data, self.split.name, run.recipe, run.further)
-        ranker, seconds = self._trained(run, recipe)
+        ranker, seconds, devices = self._trained(run, recipe)
         draft = store.begin()
         Path(draft.uri).mkdir(parents=True)
         file = Path(draft.path("lists.parquet"))
@@ -83,25 +84,25 @@ class Bench:
         metrics = {
             "train_seconds": seconds,
             "users_per_second": len(PROTOCOLS) * self.split.case_user_C.size / ranked,
-            "device": device(),
+            "device": ", ".join(sorted({*devices, device()})),
         }
         if run.method in WITH_LLM:
             metrics["validation_ndcg10"] = recipe.fusion(run.config).manifest.metrics["validation_ndcg10"]["fused"]
         checksums = {"lists.parquet": sha256(str(file))}
-        return draft.commit(Manifest(key=key, metrics=metrics, settings=run.settings, checksums=checksums))
+        return draft.commit(Manifest(key=key, metrics=metrics, settings=settings, checksums=checksums))
 
-    def _trained(self, run: Run, recipe: Recipe) -> tuple[Ranker, float]:
-        """A method's ranker, and the seconds that its training took."""
-        if run.method in ("sasrec", "sasrec_with_text"):
-            return recipe.teacher(run.config), recipe.seconds(run.config, "behaviour")
+    def _trained(self, run: Run, recipe: Recipe) -> tuple[Ranker, float, list[str]]:
+        """A method's ranker, the seconds that its training took, and the devices that it ran on."""
+        if run.is_teacher:
+            return recipe.teacher(run.config), *recipe.cost(run.config, "behaviour")
         if run.method in OURS:
-            return recipe.ranker(run.config), recipe.seconds(run.config)
+            return recipe.ranker(run.config), *recipe.cost(run.config)
         method, output = METHODS[run.method], str(self.root / run.method)
         inputs = {"training_set": str(self.root / "training_set")}
         started = time.perf_counter()
         method.train({"config": asdict(run.config), "inputs": inputs, "output": output})
         seconds = time.perf_counter() - started
-        return method.load_ranker({"config": asdict(run.config), "inputs": {method.produces: output}}), seconds
+        return method.load_ranker({"config": asdict(run.config), "inputs": {method.produces: output}}), seconds, []
 
     def choices(self, quick: bool) -> None:
         """Print the table of the protocol that picks 1 of 20."""
@@ -115,7 +116,9 @@ class Bench:
         """Everything that is said of the methods, as JSON values."""
         columns = ["method", "masked", "user_id", "key", "rank"]
         ranks = pa.concat_tables(pq.read_table(one.path("lists.parquet"), columns=columns) for one in made.values())
+        # A temporal split sets no validation cases aside: nothing is chosen there.
         validated = {row: made[row].manifest.metrics["validation_ndcg10"] for row in WITH_LLM if row in made}
+        validated = {row: value for row, value in validated.items() if self.split.name == "leave_one_out"}
         # Of no row of ours, what is compared is the first.
         found = evaluate_lists(ranks, max(validated, key=validated.__getitem__, default=next(iter(made))))
         found["validation_ndcg10"] = validated
@@ -163,31 +166,33 @@ def main(
     if choices:
         bench.choices(quick)
         return
+    if len(interactions.item_ids) > MOST_ITEMS and any(run.method == "ease" for run in runs):
+        console.print(f"ease: left out, it holds a matrix of items by items, of {MOST_ITEMS:,} at most.")
+        runs = [run for run in runs if run.method != "ease"]
     made: dict[str, Generation] = {}
     try:
         with budget(budget_minutes):
             for run in runs:
-                if run.method == "ease" and len(interactions.item_ids) > MOST_ITEMS:
-                    console.print(f"ease: left out, it holds a matrix of items by items, of {MOST_ITEMS:,} at most.")
-                    continue
                 made[run.label] = bench.lists(run)
     except BudgetError:
         left = ", ".join(run.label for run in runs[len(made) :])
         console.print(f"The {budget_minutes:g} minutes are over. Run again to go on with {left}.")
         if not made:
             return
+    kinds = {"temporal": split == "temporal", "shuffled": shuffle_ties is not None}
+    say("-".join([name, *(kind for kind, there in kinds.items() if there)]), bench, made, quick)
+
+
+def say(name: str, bench: Bench, made: dict[str, Generation], quick: bool) -> None:
+    """Print the table and the figures, and keep both. `name`: of the data, and what sets the run apart."""
     found = bench.table(made)
     show(found)
-    known = name in GOALS and split == "leave_one_out" and shuffle_ties is None and not quick
-    figures = figures_of(name, found, GOALS[name] if known else {})
-    figures.append(Figure(f"quality.{name}.peak_gib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
     (bench.root / "table.json").write_text(json.dumps(found, indent=2))
     console.print(f"All figures, segments too: {bench.root / 'table.json'}")
-    publish(
-        f"quality-{name}",
-        f"{name}, {cases.name}, {found['users']:,} users, {len(interactions.item_ids):,} items",
-        figures,
-    )
+    figures = figures_of(name, found, {} if quick else GOALS.get(name, {}))
+    figures.append(Figure(f"quality.{name}.peak_gib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+    size = f"{name}, {bench.split.name}, {found['users']:,} users, {len(bench.data.item_ids):,} items"
+    publish(f"quality-{name}", size, figures)
 
 
 if __name__ == "__main__":

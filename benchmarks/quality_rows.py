@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from benchmarks.recipe import told
+from benchmarks.recipe import Recipe
 from model.config import (
     BackboneConfig,
     BehaviourConfig,
@@ -124,13 +124,18 @@ class Run:
         return {name: quicker(config, self.quick) for name, config in FURTHER.items() if name in signals}
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What the method reads of the settings."""
+    def is_teacher(self) -> bool:
+        return self.method.startswith("sasrec")
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        """What the lists are made of: the method's settings, and the steps behind them, which are made for it."""
         settings = asdict(self.config)
-        if self.method in OURS and self.method != "sasrec_with_text":
-            return told(self.config) | {name: told(config) for name, config in self.further.items()}
-        names = ["history_items", "window_items", *(["behaviour"] if self.method.startswith("sasrec") else [])]
-        return {name: settings[name] for name in names}
+        read = {name: settings[name] for name in ("history_items", "window_items")}
+        if self.is_teacher:
+            return read | {"inputs": recipe.inputs(self.config, "behaviour")}
+        if self.method in OURS:
+            return read | {"decoding": settings["decoding"], "inputs": recipe.inputs(self.config)}
+        return read
 
 
 def runs_of(methods: list[str], seeds: int, quick: bool) -> list[Run]:

@@ -1,6 +1,7 @@
 """From a split's training set to a model that ranks: each step is made once of the same data and settings.
 
-A step that was stopped is begun anew, but for the fine-tuning, which goes on from its last checkpoint.
+A step that was stopped is begun anew, but for the fine-tuning, which goes on from its last checkpoint. What was made
+by other code of the same settings counts as made: after a change that matters, delete it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.budget import device
 from model.behaviour.train import train_behaviour
 from model.config import LANGUAGE_MODEL, LanguageModelName, ModelConfig, TextEncoderConfig
 from model.data.files import save_tensors
@@ -26,7 +28,7 @@ from model.text_encoder import TextEncoder
 from model.tokenizer.train import train_tokenizer
 
 TEXTS = Path("build/texts")
-LEARNED = ("tokenizer", "backbone", "finetune")
+LANGUAGE = ("backbone", "finetune")
 """Settings behind a language model."""
 
 
@@ -36,20 +38,6 @@ def text_vectors(texts: list[str]) -> str:
     if not file.exists():
         save_tensors(str(file), {"vectors": TextEncoder.load(TextEncoderConfig()).encode(texts)})
     return str(file)
-
-
-def changed(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """The settings that are not the default, of each part: what was made before there was a new one stays as good."""
-    return {
-        name: changed(value, defaults[name]) if isinstance(value, dict) and name != "mixture" else value
-        for name, value in settings.items()
-        if isinstance(value, dict) or value != defaults[name]
-    }
-
-
-def told(config: ModelConfig) -> dict[str, Any]:
-    """All settings other than the defaults; a part that is new changes nothing for those who leave it alone."""
-    return {name: value for name, value in changed(asdict(config), asdict(ModelConfig())).items() if value != {}}
 
 
 class Recipe:
@@ -75,11 +63,14 @@ class Recipe:
     def teacher(self, config: ModelConfig) -> Ranker:
         return METHODS["sasrec"].load_ranker({"inputs": {"behaviour": self.behaviour(config).uri}})
 
-    def seconds(self, config: ModelConfig, *steps: str) -> float:
-        """What these steps took, or all behind the ranker; of a stopped one only what came after its last start."""
+    def cost(self, config: ModelConfig, *steps: str) -> tuple[float, list[str]]:
+        """What these steps took, or all behind the ranker, in seconds, of a stopped one only what came after its last
+        start; and the devices that they ran on.
+        """
         made = {"behaviour": self.behaviour(config)} if steps == ("behaviour",) else self._steps(config)
         further = [each for recipe, other in self._further.values() for each in recipe._learned(other)]
-        return float(sum(each.manifest.metrics["seconds"] for each in (*made.values(), *further)))
+        metrics = [each.manifest.metrics for each in (*made.values(), *further)]
+        return sum(each["seconds"] for each in metrics), [each["device"] for each in metrics]
 
     def behaviour(self, config: ModelConfig) -> Generation:
         return self._made("behaviour", config, ("behaviour",), {}, train_behaviour)
@@ -87,9 +78,9 @@ class Recipe:
     def codebook(self, config: ModelConfig) -> Generation:
         inputs = {"behaviour": self.behaviour(config).uri}
         if self.method == "ttds":
-            settings = ("behaviour", *LEARNED, "ttds", *self._validated(config))
+            settings = ("tokenizer", *LANGUAGE, "ttds", *self._validated(config))
             return self._made("codebook", config, settings, inputs, tokenize)
-        return self._made("codebook", config, ("behaviour", "tokenizer"), inputs, train_tokenizer)
+        return self._made("codebook", config, ("tokenizer",), inputs, train_tokenizer)
 
     def model(self, config: ModelConfig) -> Generation:
         codebook = self.codebook(config)
@@ -98,16 +89,15 @@ class Recipe:
             inputs[START] = codebook.path(FOLDER)
         if self.method == "rsllm":
             inputs |= {"behaviour": self.behaviour(config).uri}
-        settings = ("behaviour", *LEARNED, *self._own, *self._validated(config))
+        own = (self.method,) if self.method != "semantic_convergence" else ()
+        settings = (*LANGUAGE, *own, *self._validated(config))
         return self._made("model", config, settings, inputs, METHODS[self.method].train)
 
     def fusion(self, config: ModelConfig) -> Generation:
-        settings = ["behaviour", "tokenizer", "fusion", "validation_users"]
         inputs = {"behaviour": self.behaviour(config).uri, "codebook": self.codebook(config).uri}
         if LANGUAGE_MODEL in config.fusion.signals:
-            settings = ["behaviour", "fusion", "validation_users", *LEARNED, *self._own]
             inputs |= {"model": self.model(config).uri, **self._further_models()}
-        return self._made("fusion", config, tuple(settings), inputs, fit)
+        return self._made("fusion", config, ("fusion", "decoding", "validation_users"), inputs, fit)
 
     def _learned(self, config: ModelConfig) -> list[Generation]:
         """What this method makes itself: the model, and the codebook where the model moves it."""
@@ -123,11 +113,6 @@ class Recipe:
         """A training that does not stop by the validation cases does not read them."""
         return ("validation_users",) if config.finetune.patience else ()
 
-    @property
-    def _own(self) -> tuple[str, ...]:
-        """Settings of the method alone."""
-        return (self.method,) if self.method != "semantic_convergence" else ()
-
     def _steps(self, config: ModelConfig) -> dict[str, Generation]:
         steps = {"behaviour": self.behaviour(config), "codebook": self.codebook(config)}
         signals = config.fusion.signals
@@ -137,7 +122,7 @@ class Recipe:
             steps["fusion"] = self.fusion(config)
         return steps
 
-    def inputs(self, config: ModelConfig, until: str = "fusion") -> dict[str, str]:
+    def inputs(self, config: ModelConfig, until: str = "fusion") -> dict[str, Any]:
         """URIs of what the steps made, up to and with `until`."""
         made = self._steps(config) if until == "fusion" else {until: getattr(self, until)(config)}
         further = self._further_models() if until == "fusion" else {}
@@ -146,24 +131,18 @@ class Recipe:
     def _given(self) -> dict[str, str]:
         return {"training_set": str(self.root / "training_set"), "text_vectors": text_vectors(self.data.texts)}
 
-    def _beside(self, name: str) -> list[Any]:
-        """What a step is made of beside the settings of this method."""
-        if name != "fusion" or not self._further:
-            return []
-        return [{name: told(config) for name, (_, config) in self._further.items()}]
-
     def _made(
         self,
         name: str,
         config: ModelConfig,
         settings: tuple[str, ...],
-        inputs: dict[str, str],
+        inputs: dict[str, Any],
         make: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> Generation:
         store = GenerationStore(str(self.root), name)
         shapes = ("history_items", "window_items")
         chosen = {each: value for each, value in asdict(config).items() if each in (*settings, *shapes)}
-        key = {"made_of": digest([self._of, changed(chosen, asdict(ModelConfig())), *self._beside(name)])}
+        key = {"made_of": digest([self._of, self.method if name == "model" else "", chosen, inputs])}
         for made in store.complete():
             if made.manifest.key == key:
                 return made
@@ -178,5 +157,5 @@ class Recipe:
         started = time.perf_counter()
         metrics = make(request)
         shutil.rmtree(checkpoints, ignore_errors=True)
-        metrics = {"seconds": time.perf_counter() - started, **metrics}
+        metrics = {"seconds": time.perf_counter() - started, "device": device(), **metrics}
         return draft.commit(Manifest(key=key, metrics=metrics, settings=chosen))
