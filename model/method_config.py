@@ -60,8 +60,7 @@ class RsllmConfig:
     prompts: Literal["unified", "titles", "ids"] = "unified"
     """What prompts hold of an item: its title and its ID token, or one of them alone."""
     text_share: float = 0.2
-    """Of the steps, the first ones, in which ID tokens are a word like any other and words are all that is learned: the
-    stage of the text alone."""
+    """Of the steps, the first ones, in which ID tokens are a word like any other: the stage of the text alone."""
     curriculum: float = 0.2
     """Of the steps, those behind them, over which ever more examples have their items' vectors; 0: all at once."""
     text_weight: float = 1.0
@@ -86,7 +85,7 @@ class RsllmConfig:
         if self.temperature <= 0:
             raise ValueError(f"rsllm.temperature = {self.temperature}: must be above 0.")
         if self.text_share == 1:
-            raise ValueError("rsllm.text_share = 1 leaves no step to learn ranking in: it must be below 1.")
+            raise ValueError("rsllm.text_share = 1 leaves no step in which vectors are read: it must be below 1.")
         if self.text_share + self.curriculum > 1:
             raise ValueError(
                 f"rsllm.text_share {self.text_share} and rsllm.curriculum {self.curriculum} are shares of the same "

@@ -45,20 +45,18 @@ class IdBatches:
     def batch(self, windows: Windows, done: float, rng: np.random.Generator, of_all: np.random.Generator) -> IdBatch:
         """`done`: share of the training so far. `of_all`: all processes draw the same from it."""
         unified = unified_share(self._config.rsllm, done)
-        choices, candidates_OC = self._choices(windows, unified, rng)
-        words_only_B = rng.random(len(windows.items_BT)) >= unified
-        parts = [self._prompts.windows(windows.items_BT, windows.targets_BT, words_only_B), choices]
-        counts = (self._config.rsllm.negatives, ALIGNED) if unified else (0, 0)
-        drawn = [self._drawn(count, of_all) for count in counts]
+        choices, candidates_OC = self._choices(windows, rng)
+        parts = [self._prompts.windows(windows.items_BT, windows.targets_BT), choices]
+        parts = [rows.as_words(rng.random(len(rows.ids_BX)) >= unified) for rows in parts]
+        drawn = [self._drawn(count, of_all) for count in (self._config.rsllm.negatives, ALIGNED)]
         return packed(parts, self._config.finetune.row_tokens, candidates_OC, *drawn)
 
-    def _choices(self, windows: Windows, unified: float, rng: np.random.Generator) -> tuple[IdRows, Ints]:
+    def _choices(self, windows: Windows, rng: np.random.Generator) -> tuple[IdRows, Ints]:
         """And their candidates [O,C]; a choice whose candidates were not found is left out, and so is one of an item
         that is never among the others: it would be known by that.
         """
         named = np.flatnonzero(windows.later_BX[:, 0] != TOO_MANY)
-        share = unified * self._config.rsllm.choice_share
-        count = int(share * len(windows.items_BT) + rng.random()) if len(named) else 0
+        count = int(self._config.rsllm.choice_share * len(windows.items_BT) + rng.random()) if len(named) else 0
         chosen_O = named[rng.integers(max(1, len(named)), size=count)]
         some = Windows(*(each[chosen_O] for each in vars(windows).values()))
         item_O, history_OH, _ = one_target(some, self._config.history_items, rng)
@@ -76,7 +74,7 @@ class IdBatches:
 
 
 def unified_share(recipe: RsllmConfig, done: float) -> float:
-    """Of the examples, those of the second stage, when so much of the training is done."""
+    """Of the examples, those whose ID tokens are read as vectors, when so much of the training is done."""
     behind = done - recipe.text_share
     if behind < 0:
         return 0.0

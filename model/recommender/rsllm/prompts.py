@@ -3,8 +3,9 @@
 An item is its title and one ID token behind it. The state there, or of the instruction's last token, says which item
 comes next; one pass over a window predicts every target in it, the title by words and the item by its vector [ours].
 
-In the first stage an ID token is a word like any other, and words are all that is learned; from the second on it is the
-item's vector. Which of the two an example is, is drawn: the share of the second rises along the curriculum.
+In the first stage an ID token is a word like any other; from the second on it is the item's vector. Which of the two
+an example has is drawn: the share of the second rises along the curriculum. Both learn to rank [ours; the paper's first
+learns words alone]: what is learned from titles is what the teacher does not know.
 
 Shapes: B examples, T items of a window, C candidates, W words of a title, X positions of an example, R packed rows,
 P positions of a row, F tokens, M labels, I ID tokens, Q states that predict an item, O choices, S and A drawn items,
@@ -46,6 +47,10 @@ class IdRows(TokenRows):
     next_BX: Ints
     """Where the state is to predict an item, that item; else -1."""
 
+    def as_words(self, chosen_B: Bools) -> IdRows:
+        """With ID tokens that are mere words in the rows so marked."""
+        return replace(self, item_BX=np.where(chosen_B[:, None], PAD, self.item_BX))
+
 
 @dataclass(frozen=True)
 class IdBatch:
@@ -83,8 +88,7 @@ class IdBatch:
     def labels(self) -> Ints:
         """By TERMS. What is compared with texts is known on the device only; `loss` gives a mean there."""
         choices = len(self.candidates_OC)
-        compared = len(self.aligned_A) > 0
-        return np.array([len(self.label_M) - choices, choices, compared, len(self.next_Q) - choices])
+        return np.array([len(self.label_M) - choices, choices, 1, len(self.next_Q) - choices])
 
     @property
     def tokens_of(self) -> Ints:
@@ -137,17 +141,13 @@ class ItemPrompts:
         asked = history_items * self.item_tokens + len(self._question) + 1
         return len(self._instruction) + max(window_items * self.item_tokens, asked)
 
-    def windows(self, items_BT: Ints, targets_BT: Ints, words_only_B: Bools) -> IdRows:
-        """Every target of the windows is predicted: its words and, but for those so marked, itself from the state
-        before them.
-        """
+    def windows(self, items_BT: Ints, targets_BT: Ints) -> IdRows:
+        """Every target of the windows is predicted: its words, and itself from the state before them."""
         wanted_BT = np.where(targets_BT == 1, items_BT, PAD)
         instruction = self._text(self._instruction, len(items_BT))
         next_BX = instruction.next_BX.copy()
         next_BX[:, -1] = wanted_BT[:, 0]
-        rows = IdRows.left_aligned([replace(instruction, next_BX=next_BX), self._items(items_BT, wanted_BT)])
-        item_BX, next_BX = (np.where(words_only_B[:, None], PAD, each) for each in (rows.item_BX, rows.next_BX))
-        return replace(rows, item_BX=item_BX, next_BX=next_BX)
+        return IdRows.left_aligned([replace(instruction, next_BX=next_BX), self._items(items_BT, wanted_BT)])
 
     def histories(self, history_BT: Ints) -> IdRows:
         """Prompts of inference; a history may be empty. The state of the last token says what comes next."""

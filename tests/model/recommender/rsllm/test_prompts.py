@@ -40,7 +40,7 @@ def told(tokenizer: PreTrainedTokenizerBase, ids_X: Ints) -> str:
 def test_a_window_is_read_as_titles_with_an_id_token_each(
     prompts: ItemPrompts, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    rows = prompts.windows(np.array([[0, 30, 2, PAD]]), np.array([[0, 1, 1, 0]]), np.array([False]))
+    rows = prompts.windows(np.array([[0, 30, 2, PAD]]), np.array([[0, 1, 1, 0]]))
     assert told(tokenizer, rows.ids_BX[0]) == "Items in order: Drum<item> <item> Drum<item>"
     labels = rows.ids_BX[rows.is_label_BX]
     assert told(tokenizer, labels) == " <item> Drum<item>"
@@ -51,7 +51,7 @@ def test_a_window_is_read_as_titles_with_an_id_token_each(
 
 
 def test_a_first_item_is_predicted_by_the_instruction(prompts: ItemPrompts) -> None:
-    rows = prompts.windows(np.array([[5, PAD]]), np.array([[1, 0]]), np.array([False]))
+    rows = prompts.windows(np.array([[5, PAD]]), np.array([[1, 0]]))
     (place,) = np.nonzero(rows.next_BX[0] != PAD)[0]
     assert rows.next_BX[0, place] == 5
     assert rows.item_BX[0, : place + 1].tolist() == [PAD] * (place + 1)
@@ -72,7 +72,7 @@ def test_a_choice_is_answered_by_an_id_token(prompts: ItemPrompts, tokenizer: Pr
     assert told(tokenizer, rows.ids_BX[rows.is_label_BX]) == "<item>"
     assert rows.next_BX[np.roll(rows.is_label_BX, -1, axis=1)].tolist() == [3]
     assert (rows.next_BX != PAD).sum() == 1
-    windows = prompts.windows(np.array([[7, 8, PAD]]), np.array([[0, 1, 0]]), np.array([False]))
+    windows = prompts.windows(np.array([[7, 8, PAD]]), np.array([[0, 1, 0]]))
     batch = packed([windows, rows], 256, np.arange(CANDIDATES)[None], np.arange(3), np.arange(2))
     assert batch.next_Q.tolist() == [8, 3]  # the choices' are the last
     assert batch.labels.tolist() == [(windows.is_label_BX & (windows.ids_BX != PAD)).sum(), 1, 1, 1]
@@ -81,7 +81,7 @@ def test_a_choice_is_answered_by_an_id_token(prompts: ItemPrompts, tokenizer: Pr
 
 def test_ids_alone_have_no_words(tokenizer: PreTrainedTokenizerBase) -> None:
     prompts = ItemPrompts(tokenizer, TITLES, RsllmConfig(prompts="ids"))
-    rows = prompts.windows(np.array([[7, 8]]), np.array([[0, 1]]), np.array([False]))
+    rows = prompts.windows(np.array([[7, 8]]), np.array([[0, 1]]))
     assert told(tokenizer, rows.ids_BX[0]) == "Items in order:<item><item>"
     assert prompts.item_tokens == 1
 
@@ -97,12 +97,12 @@ def test_packing_keeps_every_token_and_points_at_the_right_places(
         row[: len(items)] = items
     targets_BT = ((items_BT != PAD) & (rng.random(items_BT.shape) < 0.5)).astype(np.int64)
     words_only_B = rng.random(len(windows)) < 0.5
-    rows = prompts.windows(items_BT, targets_BT, words_only_B)
+    rows = prompts.windows(items_BT, targets_BT).as_words(words_only_B)
     batch = packed([rows], 64)
     assert batch.tokens == (rows.ids_BX != PAD).sum()
     assert batch.ids_RP.flat[batch.label_M + 1].tolist() == batch.target_M.tolist()
     there_BT = (items_BT != PAD) & ~words_only_B[:, None]
-    assert sorted(batch.next_Q.tolist()) == sorted(items_BT[there_BT & (targets_BT == 1)].tolist())
+    assert sorted(batch.next_Q.tolist()) == sorted(items_BT[targets_BT == 1].tolist())
     assert (batch.ids_RP.flat[batch.id_place_I] == prompts.item_token).all()
     assert sorted(batch.id_item_I.tolist()) == sorted(items_BT[there_BT].tolist())
     assert prompts.longest(6, 0) >= (rows.ids_BX != PAD).sum(1).max()
