@@ -207,9 +207,9 @@ class FusionConfig:
 
     __pydantic_config__: ClassVar = STRICT
     signals: list[SignalName] = field(default_factory=default_signals)
-    """Empty: the language model's beam search alone."""
+    """Empty: the language model's own ranking alone, by beam search over codes or by RSLLM's product."""
     shortlist: int = 50
-    """Items a user, best by the signals but the language model's, whose codes the language model scores."""
+    """Items a user, best by the signals but the language model's, that the language model scores."""
     penalty: float = 5.0
     """Pull of the weights towards their defaults, in validation cases per squared standard deviation."""
 

