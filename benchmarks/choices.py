@@ -1,7 +1,8 @@
 """The protocol of RSLLM's paper: each user's last item has to be picked among 20 candidates.
 
-The others are 19 items that the user never took, drawn once for all methods. A language model names one by a word of
-its own choice, so that its answer can be none of them: hits are counted over all cases, and over the valid ones.
+The others are 19 items that the user never took, drawn once for all methods. A language model that answers with any
+word but the ID token names none of them: hits are counted over all cases, and over the valid ones. Having learned that
+an item follows the question it hardly ever does, so its ValidRatio says that this was learned and no more.
 
 Shapes: B cases, H history items, C candidates.
 """
@@ -69,16 +70,20 @@ def pick(recipe: Recipe, cases: Cases, quick: bool) -> dict[str, Ints]:
     return picked
 
 
-def table_of(picked: dict[str, Ints], place_B: Ints) -> tuple[Table, list[Figure]]:
-    """HitRatio@1 over all cases and over those with a valid answer, and the share of those."""
+def table_of(picked: dict[str, Ints], place_B: Ints, goal: bool = False) -> tuple[Table, list[Figure]]:
+    """HitRatio@1 over all cases and over those with a valid answer, and the share of those, with its goal if asked."""
     table = Table(title=f"1 of 20, {len(place_B):,} cases", title_justify="left")
     figures = []
     for column in ("method", "HitRatio@1", "over valid answers", "ValidRatio"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for name, picked_B in picked.items():
         hit_B, valid_B = picked_B == place_B, picked_B != PAD
-        figures.append(Figure(f"quality.choices.{name}_hit_ratio1", float(hit_B.mean())))
-        figures.append(Figure(f"quality.choices.{name}_valid_ratio", float(valid_B.mean())))
         of_valid = hit_B[valid_B].mean() if valid_B.any() else 0.0
-        table.add_row(name, f"{hit_B.mean():.4f}", f"{of_valid:.4f}", f"{valid_B.mean():.4f}")
+        values = {"hit_ratio1": hit_B.mean(), "hit_ratio1_of_valid": of_valid, "valid_ratio": valid_B.mean()}
+        table.add_row(name, *(f"{value:.4f}" for value in values.values()))
+        goals = {"valid_ratio": ">=0.99"} if name == "rsllm" and goal else {}
+        figures += [
+            Figure(f"quality.choices.{name}_{kind}", float(value), goals.get(kind, ""))
+            for kind, value in values.items()
+        ]
     return table, figures

@@ -108,7 +108,7 @@ class Bench:
         """Print the table of the protocol that picks 1 of 20."""
         cases = draw(self.data, self.split, CONFIG.history_items)
         recipe = Recipe(self.root, self.data, self.split.name, "rsllm")
-        table, figures = table_of(pick(recipe, cases, quick), cases.place_B)
+        table, figures = table_of(pick(recipe, cases, quick), cases.place_B, goal=not quick)
         console.print(table)
         publish("quality-choices", f"{len(cases.place_B):,} cases, {len(self.data.item_ids):,} items", figures)
 

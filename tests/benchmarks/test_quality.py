@@ -12,13 +12,22 @@ import pytest
 
 from benchmarks import quality_rows, recipe
 from benchmarks.budget import BudgetError, budget
-from benchmarks.quality import Bench
+from benchmarks.quality import Bench, main
 from benchmarks.quality_rows import CONFIG, FURTHER, OURS, WITH_LLM, Run
 from benchmarks.quality_table import figures_of
 from model.config import BackboneConfig, ModelConfig, TokenizerConfig
 from model.data.files import save_tensors
 from model.evaluation.dataset import Interactions, leave_one_out, read_folder
 from tests.model.evaluation.conftest import write_folder
+
+DEFAULTS: dict[str, Any] = {
+    "split": "leave_one_out",
+    "seeds": 1,
+    "shuffle_ties": None,
+    "budget_minutes": None,
+    "choices": False,
+    "quick": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +91,25 @@ def test_our_rows_come_from_one_recipe_each_step_made_once(
     assert made == {"behaviour": 2, "codebook": 3, "model": 3}
     names = [figure.name for figure in figures_of("tiny", table, {})]
     assert {"quality.tiny.ratio", "quality.tiny.p_value", "quality.tiny.rsllm_llm_ratio"} <= set(names)
+
+
+def test_other_splits_are_told_apart_and_nothing_is_chosen_without_cases_to_validate_on(
+    data: Interactions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "shop"
+    rows = [f"{user},{(user * 3 + place) % 12},{place},{place * 86_400}" for user in range(20) for place in range(6)]
+    items: list[dict[str, object]] = [{"item_id": item, "title": f"Item {item}"} for item in range(12)]
+    folder.mkdir()
+    write_folder(folder, rows, items)
+    for options in ({}, {"split": "temporal"}, {"shuffle_ties": 1}):
+        main(folder, methods="popularity,successor", **DEFAULTS | options)
+    results = {file.stem: file.read_text() for file in (tmp_path / "build/benchmarks").iterdir()}
+    assert set(results) == {"quality-shop", "quality-shop-temporal", "quality-shop-shuffled"}
+    assert "quality.shop-temporal.best_floor_ndcg10" in results["quality-shop-temporal"]
+    assert "Chosen by it" not in capsys.readouterr().out
+    main(folder, methods="popularity,successor", **DEFAULTS)
+    assert "popularity: made before" in capsys.readouterr().out
 
 
 def test_the_budget_ends_a_run_and_no_other() -> None:
