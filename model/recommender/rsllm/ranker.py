@@ -61,8 +61,9 @@ class RsllmRanker:
                 f"{inputs['model']} was trained with the item vectors {saved['teacher']}, but {inputs['behaviour']} "
                 "has others: its ID tokens would mean nothing. Name the teacher in the model's manifest."
             )
-        # What shaped the training is the model's own; only how much is read at once is for today's settings to say.
-        config = replace(model_config(saved["config"]), decoding=model_config(request["config"]).decoding)
+        # What shapes prompts is the model's own, all else is for today's settings to say.
+        own = {name: saved["config"][name] for name in ("rsllm", "history_items")}
+        config = replace(model_config(own), decoding=model_config(request["config"]).decoding)
         model, tokenizer, _ = load_model(inputs["model"])
         tensors = load_tensors(f"{inputs['model']}/{READER_FILE}")
         components = TextComponents(tensors.pop("mean_E"), tensors.pop("axes_EX"))
@@ -75,7 +76,7 @@ class RsllmRanker:
         later = inputs.get("codebook_additions", ())
         tables = [f"{inputs['training_set']}/items", *(f"{uri}/{TEXTS_FILE}" for uri in later)]
         titles = [title for uri in tables for title in item_column(uri, "title")]
-        codes_NL = read_codes([inputs["codebook"], *later], config.tokenizer.levels)
+        codes_NL = read_codes([inputs["codebook"], *later], saved["config"]["tokenizer"]["levels"])
         prompts = ItemPrompts(tokenizer, titles, config.rsllm)
         return cls(model, reader.eval(), prompts, codes_NL, config)
 
