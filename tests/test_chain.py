@@ -132,7 +132,7 @@ def test_a_killed_step_run_again_makes_the_same(shop: Shop, killed: str) -> None
         step.run(shop.settings_file)
     before = lake_state(shop)
     if step.name == "embed_item_text":  # a text that has its vector is not embedded again
-        shutil.rmtree(vectors_store(shop.settings).uri)
+        shutil.rmtree(vectors_store(shop.settings, shop.settings.model.text_encoder).uri)
     if killed == "encode_items temporal":
         shutil.rmtree(additions_store(shop.settings, shop.newest("codebook/temporal")).uri, ignore_errors=True)
     _kill(step, shop)
