@@ -133,7 +133,14 @@ def measure(spark: SparkSession, ranked: str, cases: str, counts: DataFrame) -> 
     metrics["beyond"] = {
         method: beyond(_masked_lists(lists, method), asked, ids, count_N) for method in metrics["methods"]
     }
+    metrics["problems"] = {method: _problems(lists, method) for method in metrics["methods"]}
     return metrics
+
+
+def _problems(lists: DataFrame, method: str) -> dict[str, int]:
+    """How many of a method's lists, seen items masked, have which problem."""
+    flagged = lists.where((F.col("method") == method) & F.col("masked") & F.col("problem").isNotNull())
+    return {row.problem: row["count"] for row in flagged.groupBy("problem").count().orderBy("problem").collect()}
 
 
 def _masked_lists(lists: DataFrame, method: str) -> list[pa.RecordBatch]:
@@ -166,6 +173,7 @@ def _rank_cases(cases: DataFrame, method: str, task: RankingTask, profile: Resou
         place.alias("rank"),
         "item_ids",
         "scores",
+        "problem",
     )
 
 

@@ -24,14 +24,15 @@ from jobs.common.quality_plots import plot_methods, plot_segments
 from jobs.common.recipes import differences, recipe
 from jobs.common.settings import Settings, load_settings
 from jobs.common.step import Day, SettingsFile, Split, run
+from jobs.transforms.ranking import NO_NUMBERS
 from model.evaluation.metrics import Comparison
 from model.generation import Generation, Manifest, write_atomically
 
 log = logging.getLogger("promote")
 
 JUDGED_BY = ("HR@10", "NDCG@10")
-MAIN_LOSSES = ("next_item", "user_item")
-"""By method: among a model's losses, which of them predicts the next item."""
+MAIN_LOSSES = ("next_item", "next_item_of_user", "user_item")
+"""By method: among a model's losses, which of them predicts the next item. The first that it has counts."""
 LOSS_MARGIN = 0.1
 PAGE = "verdict.html"
 
@@ -76,18 +77,14 @@ def _health(
 ) -> list[tuple[bool, str]]:
     """What must hold of any model that goes live, the first one too."""
     collisions = by_identity(settings, candidate.manifest.parents["codebook"]).manifest.metrics["collisions_after"]
-    judged = evaluation.manifest.metrics["beyond"]["challenger"]["lists"]
-    loss, twin_loss = (_main_loss(one) for one in (candidate, twin))
+    judged = evaluation.manifest.metrics
+    broken = judged["problems"]["challenger"].get(NO_NUMBERS, 0)
     changed = differences(recipe(settings, twin), recipe(settings, candidate))
     return [
         (collisions == 0, f"codes shared by two items: {collisions}"),
-        (judged["invalid_rate"] == 0, f"share of listed codes that name no item: {judged['invalid_rate']:g}"),
+        (broken == 0, f"lists of {twin.identity} for which {NO_NUMBERS}: {broken} of {judged['cases']}"),
         (not changed, _of_recipe(twin, changed)),
-        (
-            loss <= twin_loss * (1 + LOSS_MARGIN),
-            f"last loss on all data {loss:.3f}, of the judged model {twin_loss:.3f}: "
-            f"at most {LOSS_MARGIN:.0%} more is allowed",
-        ),
+        _of_loss(_main_loss(candidate), _main_loss(twin)),
     ]
 
 
@@ -100,10 +97,21 @@ def _of_recipe(twin: Generation, changed: list[str]) -> str:
     )
 
 
-def _main_loss(model: Generation) -> float:
-    """That of predicting the next item, in the last epoch."""
-    losses = model.manifest.metrics["loss"]
-    return float(next((losses[name][-1] for name in MAIN_LOSSES if name in losses), 0.0))
+def _main_loss(model: Generation) -> float | None:
+    """That of predicting the next item, in the epoch whose weights were kept; None where it was not learned."""
+    metrics = model.manifest.metrics
+    name = next((name for name in MAIN_LOSSES if name in metrics["loss"]), None)
+    return None if name is None else float(metrics["loss"][name][metrics["best_epoch"] - 1])
+
+
+def _of_loss(loss: float | None, judged: float | None) -> tuple[bool, str]:
+    if loss is None or judged is None:
+        return False, (
+            f"no loss says how well the next item is predicted ({', '.join(MAIN_LOSSES)}): give next_item a share "
+            "in model.finetune.mixture"
+        )
+    text = f"loss on all data {loss:.3f}, of the judged model {judged:.3f}, each of the epoch that was kept: "
+    return loss <= judged * (1 + LOSS_MARGIN), f"{text}at most {LOSS_MARGIN:.0%} more is allowed"
 
 
 def _page(day: dt.date, verdict: dict[str, Any], parents: dict[str, str], evaluation: Generation) -> str:

@@ -14,12 +14,15 @@ from jobs.common.artefacts import store
 from jobs.common.promotions import verdicts
 from jobs.common.settings import Settings
 from jobs.promote import PAGE, main
+from jobs.transforms.ranking import NO_NUMBERS
 from model.evaluation.beyond import beyond
 from model.evaluation.protocol import evaluate_lists
 from model.generation import Generation, Manifest
 
 DAY = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
 OTHER_DAY = dt.datetime(2024, 4, 24, tzinfo=dt.UTC)
+LOSSES = {"title": [9.0, 9.0, 9.0], "next_item": [2.0, 1.0, 0.5]}
+"""The second epoch was kept."""
 OF_DAY = {"ds": "2024-05-01"}
 USERS = 40
 IDS = pa.array(["a", "b"])
@@ -50,7 +53,7 @@ def evaluated(**hits: int) -> dict[str, Any]:
     cases = pa.table({"key": keys, "user_id": keys, "history_length": [1] * USERS, "target_count": [3] * USERS})
     lists = pa.record_batch({"key": keys, "rank": [0] * USERS, "item_ids": [["a"]] * USERS})
     shown = {method: beyond([lists], cases, IDS, np.array([1, 1])) for method in hits}
-    return evaluate_lists(pa.concat_tables(tables)) | {"beyond": shown}
+    return evaluate_lists(pa.concat_tables(tables)) | {"beyond": shown, "problems": {method: {} for method in hits}}
 
 
 class Lake:
@@ -66,7 +69,12 @@ class Lake:
         return store(self.settings, *name.split("/")).begin().commit(manifest)
 
     def model(
-        self, split: str, loss: float = 1.0, changed: dict[str, Any] | None = None, day: dt.datetime = DAY
+        self,
+        split: str,
+        losses: dict[str, list[float]] = LOSSES,
+        best_epoch: int = 2,
+        changed: dict[str, Any] | None = None,
+        day: dt.datetime = DAY,
     ) -> Generation:
         """A model and what it was made from; `changed`: settings of some of these that are not RECIPE's."""
         key, settings = {"ds": day.date().isoformat(), "split": split}, RECIPE | (changed or {})
@@ -75,7 +83,7 @@ class Lake:
         for role in ("training_set", "behaviour", "codebook"):
             manifest = Manifest(key, {}, {"collisions_after": 0}, settings[role], dict(parents))
             parents[role] = self.commit(f"{role}/{split}", manifest).identity
-        metrics = {"loss": {"next_item": [2.0, loss]}}
+        metrics = {"loss": losses, "best_epoch": best_epoch}
         return self.commit(f"model/{split}", Manifest(key, {}, metrics, settings["model"], parents))
 
     def judge(self, metrics: dict[str, Any], **candidate: Any) -> tuple[Generation, dict[str, Any], str]:
@@ -133,7 +141,7 @@ def test_the_first_model_need_but_be_healthy(settings: Settings, settings_file: 
 
 
 @pytest.mark.parametrize(
-    ("candidate", "metrics", "reason"),
+    ("candidate", "problems", "reason"),
     [
         (
             {"changed": {"model": {"finetune": {"epochs": 9}}}},
@@ -151,16 +159,18 @@ def test_the_first_model_need_but_be_healthy(settings: Settings, settings_file: 
             "the recipe is not that of model/temporal/000001, which was judged (behaviour.behaviour.dim was 64, is "
             "None; behaviour.behaviour.kind was sasrec, is dccf; behaviour.text_encoder.name was minilm, is e5)",
         ),
-        ({"loss": 1.11}, {}, "last loss on all data 1.110, of the judged model 1.000: at most 10% more is allowed"),
-        ({}, {"invalid_rate": 0.1}, "share of listed codes that name no item: 0.1"),
+        ({"losses": {"next_item": [2.0, 1.11, 0.5]}}, {}, "loss on all data 1.110, of the judged model 1.000, "),
+        ({"best_epoch": 1}, {}, "loss on all data 2.000, of the judged model 1.000, each of the epoch that was kept: "),
+        ({"losses": {"title": [1.0, 1.0]}}, {}, "no loss says how well the next item is predicted (next_item, "),
+        ({}, {NO_NUMBERS: 3}, "lists of model/temporal/000001 for which the scores are no numbers: 3 of 40"),
     ],
 )
 def test_an_unhealthy_model_stays_out_however_good(
-    settings: Settings, settings_file: Path, candidate: dict[str, Any], metrics: dict[str, float], reason: str
+    settings: Settings, settings_file: Path, candidate: dict[str, Any], problems: dict[str, int], reason: str
 ) -> None:
     lake = Lake(settings, settings_file, champion=False)
     figures = evaluated(challenger=40, popularity=0)
-    figures["beyond"]["challenger"]["lists"] |= metrics
+    figures["problems"]["challenger"] |= problems
     _, verdict, _ = lake.judge(figures, **candidate)
     assert (lake.live, verdict["promoted"]) == (None, False)
     assert any(text.startswith(reason) for text in failed(verdict))
