@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from model.generation import MANIFEST
-from tests.jobs.conftest import CODEBOOK, DAY, NEXT_DAY, OnlineLake
+from jobs.common.artefacts import store
+from model.generation import MANIFEST, Manifest
+from tests.jobs.conftest import CODEBOOK, DAY, MODEL, NEXT_DAY, OnlineLake
 
 
 def test_an_earlier_publish_comes_back_and_a_later_one_may_follow(shop: OnlineLake) -> None:
@@ -36,6 +37,23 @@ def test_an_earlier_publish_comes_back_and_a_later_one_may_follow(shop: OnlineLa
     shop.publish(NEXT_DAY)
     assert shop.shown("ann") == (["i4"], "model")
     assert shop.shown("bob") == (["i5", "i4", "i3"], "fallback")
+
+
+def test_it_says_so_when_another_model_would_take_over_again(
+    shop: OnlineLake, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.write_lists(DAY, {"ann": ["i1"]})
+    shop.publish(DAY)
+    models = store(shop.settings, "model", "all")
+    old, new = (models.begin().commit(Manifest()) for _ in range(2))
+    assert old.identity == MODEL
+    models.point_to(old)
+    shop.roll_back(1)
+    assert "still live" not in caplog.text
+    models.point_to(new)
+    shop.roll_back(1)
+    assert f"{new.identity} is still live" in caplog.text
+    assert f"run: python -m jobs.cli.models use {MODEL}" in caplog.text
 
 
 def test_user_codes_come_back_with_the_lists(shop: OnlineLake) -> None:
