@@ -137,9 +137,7 @@ def test_what_changed_is_said(codebook: Generation, quality: dict[str, Any]) -> 
     assert "0.25" in whole  # 75.3 s at 12 an hour
 
 
-def test_wide_tables_are_whole_on_paper_and_none_is_wider_than_a_phone(
-    codebook: Generation, quality: dict[str, Any]
-) -> None:
+def test_wide_tables_scroll_on_a_phone_and_are_whole_on_paper(codebook: Generation, quality: dict[str, Any]) -> None:
     whole = page(codebook, quality)
     assert '<div class="wide"><table><tr><th><th class="number">2016-10-15' in whole
     on_paper = whole.split("@media print")[1].split("</style>")[0]
