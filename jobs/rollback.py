@@ -90,6 +90,11 @@ def rollback(spark: SparkSession, settings: Settings, ledger: Ledger, lease: Lea
         ),
     )
     put_online(spark, settings, ledger, lease, begun, draft, publication, USERS_LAST)
+    warn_of_live_model(settings, model)
+
+
+def warn_of_live_model(settings: Settings, model: str) -> None:
+    """Say it when another model than the one whose lists are back (its identity) makes those of the next night."""
     live = store(settings, "model", "all").current()
     if live is not None and live.identity != model:
         log.warning(

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from jobs.common.artefacts import store
+from jobs.common.settings import Settings
+from jobs.rollback import warn_of_live_model
 from model.generation import MANIFEST, Manifest
-from tests.jobs.conftest import CODEBOOK, DAY, MODEL, NEXT_DAY, OnlineLake
+from tests.jobs.conftest import CODEBOOK, DAY, NEXT_DAY, OnlineLake
 
 
 def test_an_earlier_publish_comes_back_and_a_later_one_may_follow(shop: OnlineLake) -> None:
@@ -40,20 +42,18 @@ def test_an_earlier_publish_comes_back_and_a_later_one_may_follow(shop: OnlineLa
 
 
 def test_it_says_so_when_another_model_would_take_over_again(
-    shop: OnlineLake, caplog: pytest.LogCaptureFixture
+    settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shop.write_lists(DAY, {"ann": ["i1"]})
-    shop.publish(DAY)
-    models = store(shop.settings, "model", "all")
+    models = store(settings, "model", "all")
     old, new = (models.begin().commit(Manifest()) for _ in range(2))
-    assert old.identity == MODEL
+    warn_of_live_model(settings, old.identity)
     models.point_to(old)
-    shop.roll_back(1)
-    assert "still live" not in caplog.text
+    warn_of_live_model(settings, old.identity)
+    assert not caplog.records
     models.point_to(new)
-    shop.roll_back(1)
-    assert f"{new.identity} is still live" in caplog.text
-    assert f"run: python -m jobs.cli.models use {MODEL}" in caplog.text
+    warn_of_live_model(settings, old.identity)
+    assert "of model/all/000001, but model/all/000002 is still live" in caplog.text
+    assert "run: python -m jobs.cli.models use model/all/000001" in caplog.text
 
 
 def test_user_codes_come_back_with_the_lists(shop: OnlineLake) -> None:
