@@ -22,7 +22,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.common import promotions
-from jobs.common.artefacts import by_identity, newest, store
+from jobs.common.artefacts import by_identity, code_files, newest, store
 from jobs.common.code_version import code_version
 from jobs.common.contracts import daily_table
 from jobs.common.rankers import model_task
@@ -71,9 +71,10 @@ def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFi
                 f"No user has a target event in the {settings.promotion.holdout_days} days before "
                 f"{interval_end(ds.date()).date()}: widen promotion.holdout_days."
             )
-        trained = training_counts(*(spark.read.parquet(training_set.path(name)) for name in ("items", "sequences")))
         # Items that came later have codes and may be listed, too.
         known = daily_table(settings, "item_text").read(spark, None, ds.date()).select("item_id").distinct()
+        require_codes(spark, settings, models, known, ds.date())
+        trained = training_counts(*(spark.read.parquet(training_set.path(name)) for name in ("items", "sequences")))
         counts = known.join(trained, "item_id", "left").fillna(0, "count").persist()
         asked = spread.join(counts.withColumnRenamed("item_id", "target"), "target", "left").select(
             "key", "user_id", "target", "history_length", F.coalesce("count", F.lit(0)).alias("target_count")
@@ -104,6 +105,20 @@ def main(ds: Day, split: SplitOption = Split.temporal, settings_file: SettingsFi
     log.info("held-out days, means over users with 95%% intervals:\n%s", format_table(metrics))
 
 
+def require_codes(
+    spark: SparkSession, settings: Settings, models: dict[str, Generation], items: DataFrame, day: dt.date
+) -> None:
+    """ValueError when a model to be judged has no code for some of the `items` (item_id): it could not list them."""
+    for role, model in models.items():
+        codebook = by_identity(settings, model.manifest.parents["codebook"])
+        missing = items.join(spark.read.parquet(*code_files(settings, codebook)), "item_id", "left_anti").count()
+        if missing:
+            raise ValueError(
+                f"{codebook.identity}, of the {role} {model.identity}, has no code for {missing} items of {day} or "
+                f"before: it could not list them. Run: python -m jobs.encode_items --ds {day} --split temporal"
+            )
+
+
 def measure(spark: SparkSession, ranked: str, cases: str, counts: DataFrame) -> dict[str, Any]:
     """The figures of ranked lists of cases, both in Parquet; `counts` (item_id, count) of all items that may be listed.
 
@@ -118,7 +133,14 @@ def measure(spark: SparkSession, ranked: str, cases: str, counts: DataFrame) -> 
     metrics["beyond"] = {
         method: beyond(_masked_lists(lists, method), asked, ids, count_N) for method in metrics["methods"]
     }
+    metrics["problems"] = {method: _problems(lists, method) for method in metrics["methods"]}
     return metrics
+
+
+def _problems(lists: DataFrame, method: str) -> dict[str, int]:
+    """How many of a method's lists, seen items masked, have which problem."""
+    flagged = lists.where((F.col("method") == method) & F.col("masked") & F.col("problem").isNotNull())
+    return {row.problem: row["count"] for row in flagged.groupBy("problem").count().orderBy("problem").collect()}
 
 
 def _masked_lists(lists: DataFrame, method: str) -> list[pa.RecordBatch]:
@@ -151,6 +173,7 @@ def _rank_cases(cases: DataFrame, method: str, task: RankingTask, profile: Resou
         place.alias("rank"),
         "item_ids",
         "scores",
+        "problem",
     )
 
 

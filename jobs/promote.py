@@ -1,10 +1,10 @@
 """Let the newest model go live, if the evaluation allows it.
 
-The pointer of model/all moves to the model that learned the same recipe from all data. The verdict with its reasons is
-kept whatever it is, for programs and as a page. A refusal under `promotion.rule = "gate"` is an answer, not a failure:
-the champion stays.
+The pointer of model/all moves to the model that learned the same recipe from all data of the same day. The verdict with
+its reasons is kept whatever it is, for programs and as a page. A refusal under `promotion.rule = "gate"` is an answer,
+not a failure: the champion stays.
 
-Reads   evaluation, the model that it judged, model/all and its codebook's health
+Reads   the day's evaluation, the model that it judged, the day's model/all, and what both were made from
 Writes  promotion: the verdict, verdict.html; model/all/CURRENT
 
     python -m jobs.promote --ds 2016-10-16
@@ -16,35 +16,35 @@ import datetime as dt
 import logging
 from typing import Any
 
-from jobs.common.artefacts import by_identity, store
+from jobs.common.artefacts import by_identity, newest, newest_of_day, store
 from jobs.common.code_version import code_version
 from jobs.common.pages import render
 from jobs.common.promotions import verdicts
 from jobs.common.quality_plots import plot_methods, plot_segments
-from jobs.common.settings import load_settings
-from jobs.common.step import Day, SettingsFile, run
+from jobs.common.recipes import differences, recipe
+from jobs.common.settings import Settings, load_settings
+from jobs.common.step import Day, SettingsFile, Split, run
+from jobs.transforms.ranking import NO_NUMBERS
 from model.evaluation.metrics import Comparison
 from model.generation import Generation, Manifest, write_atomically
 
 log = logging.getLogger("promote")
 
 JUDGED_BY = ("HR@10", "NDCG@10")
-MAIN_LOSSES = ("next_item", "user_item")
-"""By method: among a model's losses, which of them predicts the next item."""
+MAIN_LOSSES = ("next_item", "next_item_of_user", "user_item")
+"""By method: among a model's losses, which of them predicts the next item. The first that it has counts."""
 LOSS_MARGIN = 0.1
 PAGE = "verdict.html"
 
 
 def main(ds: Day, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
-    evaluation = store(settings, "evaluation").latest()
-    models = store(settings, "model", "all")
-    candidate = models.latest()
-    if evaluation is None or candidate is None:
-        raise ValueError("Nothing to judge: run jobs.evaluate and jobs.finetune --split all first.")
+    evaluation = newest_of_day(
+        store(settings, "evaluation"), ds.date(), f"jobs.evaluate --ds {ds.date()} --split {Split.temporal}"
+    )
+    candidate = newest(settings, "model", Split.all, ds.date(), "finetune")
     twin = by_identity(settings, evaluation.manifest.parents["challenger"])
-    codebook = by_identity(settings, candidate.manifest.parents["codebook"])
-    health = _health(candidate, twin, codebook, evaluation)
+    health = _health(settings, candidate, twin, evaluation)
     reasons = [*health, *_comparisons(evaluation.manifest.metrics)]
     # With nothing live yet, any healthy model is better than none.
     counted = reasons if "champion" in evaluation.manifest.parents else health
@@ -66,36 +66,52 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
         log.info("%s  %s", "pass" if ok else "FAIL", text)
     log.info("the verdict as a page: %s", draft.path(PAGE))
     if promoted:
-        models.point_to(candidate)
+        store(settings, "model", Split.all).point_to(candidate)
         log.info("%s is live (rule: %s)", candidate.identity, settings.promotion.rule)
     else:
         log.warning("%s is not promoted: the live model stays", candidate.identity)
 
 
 def _health(
-    candidate: Generation, twin: Generation, codebook: Generation, evaluation: Generation
+    settings: Settings, candidate: Generation, twin: Generation, evaluation: Generation
 ) -> list[tuple[bool, str]]:
     """What must hold of any model that goes live, the first one too."""
-    collisions = codebook.manifest.metrics["collisions_after"]
-    judged = evaluation.manifest.metrics["beyond"]["challenger"]["lists"]
-    loss, twin_loss = (_main_loss(one) for one in (candidate, twin))
-    same = candidate.manifest.settings == twin.manifest.settings
+    collisions = by_identity(settings, candidate.manifest.parents["codebook"]).manifest.metrics["collisions_after"]
+    judged = evaluation.manifest.metrics
+    broken = judged["problems"]["challenger"].get(NO_NUMBERS, 0)
+    changed = differences(recipe(settings, twin), recipe(settings, candidate))
     return [
         (collisions == 0, f"codes shared by two items: {collisions}"),
-        (judged["invalid_rate"] == 0, f"share of listed codes that name no item: {judged['invalid_rate']:g}"),
-        (same, f"the recipe is {'that' if same else 'not that'} of {twin.identity}, which was judged"),
-        (
-            loss <= twin_loss * (1 + LOSS_MARGIN),
-            f"last loss on all data {loss:.3f}, of the judged model {twin_loss:.3f}: "
-            f"at most {LOSS_MARGIN:.0%} more is allowed",
-        ),
+        (broken == 0, f"lists of {twin.identity} for which {NO_NUMBERS}: {broken} of {judged['cases']}"),
+        (not changed, _of_recipe(twin, changed)),
+        _of_loss(_main_loss(candidate), _main_loss(twin)),
     ]
 
 
-def _main_loss(model: Generation) -> float:
-    """That of predicting the next item, in the last epoch."""
-    losses = model.manifest.metrics["loss"]
-    return float(next((losses[name][-1] for name in MAIN_LOSSES if name in losses), 0.0))
+def _of_recipe(twin: Generation, changed: list[str]) -> str:
+    if not changed:
+        return f"the recipe is that of {twin.identity}, which was judged"
+    return (
+        f"the recipe is not that of {twin.identity}, which was judged ({'; '.join(changed)}): run the train DAG "
+        "anew, with one settings for both splits"
+    )
+
+
+def _main_loss(model: Generation) -> float | None:
+    """That of predicting the next item, in the epoch whose weights were kept; None where it was not learned."""
+    metrics = model.manifest.metrics
+    name = next((name for name in MAIN_LOSSES if name in metrics["loss"]), None)
+    return None if name is None else float(metrics["loss"][name][metrics["best_epoch"] - 1])
+
+
+def _of_loss(loss: float | None, judged: float | None) -> tuple[bool, str]:
+    if loss is None or judged is None:
+        return False, (
+            f"no loss says how well the next item is predicted ({', '.join(MAIN_LOSSES)}): give next_item a share "
+            "in model.finetune.mixture"
+        )
+    text = f"loss on all data {loss:.3f}, of the judged model {judged:.3f}, each of the epoch that was kept: "
+    return loss <= judged * (1 + LOSS_MARGIN), f"{text}at most {LOSS_MARGIN:.0%} more is allowed"
 
 
 def _page(day: dt.date, verdict: dict[str, Any], parents: dict[str, str], evaluation: Generation) -> str:

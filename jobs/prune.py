@@ -1,8 +1,9 @@
 """Delete generations that nothing live descends from. Prints what would go; deletes with --delete.
 
 Kept: what each store's pointer names, its newest generation, what owns a day of a daily table, the newest publishes
-(so that a roll-back finds them), the verdict behind the live model, the text vectors; and every parent of these.
-An unfinished attempt goes once a later one has finished; the newest may still be in the writing.
+(so that a roll-back finds them), the text vectors; every parent of these; and what goes with one of them: the codes
+added to a codebook, the verdicts on a model, with the twin and the evaluation that they name, so that it can go live
+again. An unfinished attempt goes once a later one has finished; the newest may still be in the writing.
 
     python -m jobs.prune --keep-publishes 7 --delete
 """
@@ -19,12 +20,14 @@ import typer
 from jobs.common.artefacts import store
 from jobs.common.contracts import DAILY_TABLES, daily_table
 from jobs.common.ledger import Ledger
-from jobs.common.promotions import live_verdict
 from jobs.common.settings import Settings, load_settings
 from jobs.common.step import SettingsFile, run
 from model.generation import Generation, GenerationStore
 
 log = logging.getLogger("prune")
+
+GOES_WITH = {"codebook_additions": "codebook", "promotion": "live"}
+"""Store -> the parent that its generations stay and go with."""
 
 KeepPublishes = Annotated[int, typer.Option("--keep-publishes", min=1, help="Newest publishes that stay.")]
 Delete = Annotated[bool, typer.Option("--delete", help="Delete. Without it, only print.")]
@@ -72,32 +75,31 @@ def _stores(settings: Settings) -> list[GenerationStore]:
 def _roots(settings: Settings, stores: list[GenerationStore], keep_publishes: int) -> list[Generation]:
     roots = []
     for store_ in stores:
-        # Codes of a codebook that is gone go with it; text vectors are a cache for all.
-        if store_.name.startswith("item_vectors/"):
+        kind = store_.name.partition("/")[0]
+        if kind == "item_vectors":  # a cache for all
             roots += store_.complete()
-        elif not store_.name.startswith("codebook_additions/"):
+        elif kind not in GOES_WITH:
             roots += [one for one in (store_.current(), store_.latest()) if one is not None]
     for name in DAILY_TABLES:
         roots += [owner for owner, _, _ in daily_table(settings, name).owners(None, dt.date.max)]
     ledger = Ledger(settings.lake_uri, settings.publishing.lease_seconds)
     kept = [record.number for record in ledger.records()][:keep_publishes]
-    roots += [ledger.publications.get(number) for number in kept]
-    live = store(settings, "model", "all").current()
-    return [*roots, live_verdict(settings, live)] if live is not None else roots
+    return roots + [ledger.publications.get(number) for number in kept]
 
 
 def _descended_from(roots: set[str], finished: dict[str, Generation]) -> set[str]:
-    """The roots and all their ancestors, and the codes added to each codebook among them."""
+    """The roots, all their ancestors, and what goes with any of these."""
+    owners = {
+        identity: one.manifest.parents[role]
+        for identity, one in finished.items()
+        if (role := GOES_WITH.get(identity.partition("/")[0]))
+    }
     live: set[str] = set()
     frontier = roots
     while frontier:
         live |= frontier
         parents = {p for one in frontier & finished.keys() for p in finished[one].manifest.parents.values()}
-        children = {
-            identity
-            for identity, one in finished.items()
-            if identity.startswith("codebook_additions/") and one.manifest.parents["codebook"] in frontier
-        }
+        children = {identity for identity, owner in owners.items() if owner in frontier}
         frontier = (parents | children) - live
     return live
 

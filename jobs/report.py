@@ -19,13 +19,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.common import timings
-from jobs.common.artefacts import by_identity, store
+from jobs.common.artefacts import additions_store, by_identity, store
 from jobs.common.code_version import code_version
 from jobs.common.codebook_plots import plot_churn, plot_picture, plot_usage
 from jobs.common.contracts import daily_table
 from jobs.common.pages import png, render
 from jobs.common.promotions import live_verdict
-from jobs.common.publishing import codes_of, ledger_of
+from jobs.common.publishing import ledger_of
 from jobs.common.quality_plots import estimate, plot_methods, plot_segments
 from jobs.common.settings import Settings, load_settings
 from jobs.common.spark import open_spark
@@ -75,7 +75,7 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
         else None,
         estimate=estimate,
         verdict=verdict.manifest.metrics,
-        loss_plot=_plot_losses({"judged": twin, "live": model}),
+        loss_plot=plot_losses({"judged": twin, "live": model}),
         trained={"judged": twin.manifest.metrics, "live": model.manifest.metrics},
         health=codebook.manifest.metrics,
         codebook_plot=plot_usage(codebook.manifest.metrics),
@@ -124,8 +124,15 @@ def _facts(spark: SparkSession, settings: Settings, day: dt.date) -> dict[str, i
     found = daily_table(settings, "item_text").read(spark, None, day)
     facts["items in the catalogue"] = newest_per_key(found, "item_id").where("available").count()
     identity = lists.parents["codebook"]
-    facts["items with a code"] = codes_of(spark, settings, identity).count()
+    facts["items with a code"] = coded_items(settings, by_identity(settings, identity), day)
     return facts | {"model": lists.parents["model"], "codes": identity}
+
+
+def coded_items(settings: Settings, codebook: Generation, day: dt.date) -> int:
+    """How many items had a code at the end of a day: the codebook's own, and those added up to it."""
+    added = (one.manifest for one in additions_store(settings, codebook).complete())
+    until = day.isoformat()
+    return int(codebook.manifest.metrics["items"]) + sum(one.counts["items"] for one in added if one.key["ds"] <= until)
 
 
 def _quarantined(events: Generation) -> dict[str, int]:
@@ -192,15 +199,19 @@ def _picture(codebook: Generation) -> str | None:
     return plot_picture(codebook.path(file)) if file in codebook.manifest.checksums else None
 
 
-def _plot_losses(models: dict[str, Generation]) -> str:
-    """A panel per family of tasks: loss over epochs, the judged model (dashed) beside the live one."""
+def plot_losses(models: dict[str, Generation]) -> str:
+    """A panel per family of tasks: loss over epochs, the judged model (dashed) beside the live one. Two to a row, so
+    that a phone shows them in a size that can be read.
+    """
     panels: dict[str, list[str]] = {}
     for model in models.values():
         for task in model.manifest.metrics["loss"]:
             family = TASKS[task].family.value if task in TASKS else task  # a model of an older version knows others
             panels[family] = [*dict.fromkeys([*panels.get(family, []), task])]
-    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
-    for axes, (family, tasks) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(6.4, 3.0 * rows), layout="constrained")
+    places = figure.subplots(rows, 2).flat
+    for (family, tasks), axes in zip(panels.items(), places, strict=False):
         for (name, model), style in zip(models.items(), ("--", "-"), strict=True):
             for number, task in enumerate(tasks):
                 values = model.manifest.metrics["loss"].get(task, [])
@@ -209,6 +220,8 @@ def _plot_losses(models: dict[str, Generation]) -> str:
         axes.set(title=family, xlabel="epoch", ylabel="loss, nats per token")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize="x-small")
+    for axes in places:  # the rest of the last row
+        axes.axis("off")
     return png(figure)
 
 

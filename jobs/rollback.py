@@ -3,6 +3,9 @@
 Its lists keep their versions and `generated_at`, its users their codes; `valid_until` counts from the newest interval
 again. Items retracted since then, and items that are no longer available, stay hidden.
 
+The live model stays what it is, and the next publish replaces these lists by its own. Where the model is at fault, make
+the one of before live again as well: the step says by which command.
+
 Reads   publications: the earlier one and the newest; catalogue; the publish ledger
 Writes  publications: a new one; then the feature views catalogue_state, item_codes, user_codes, user_recommendations
 
@@ -12,6 +15,7 @@ Writes  publications: a new one; then the feature views catalogue_state, item_co
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from dataclasses import replace
 from typing import Annotated
 
@@ -19,6 +23,7 @@ import typer
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs.common.artefacts import store
 from jobs.common.ledger import Lease, Ledger, Record
 from jobs.common.publishing import (
     USERS_LAST,
@@ -37,6 +42,8 @@ from jobs.common.settings import Settings, load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import SettingsFile, interval_end, run
 from jobs.transforms import publication as transforms
+
+log = logging.getLogger("rollback")
 
 PublishNumber = Annotated[
     int, typer.Option("--to-publish", help="Number of the publish, as ledger/publishes names it.")
@@ -83,6 +90,20 @@ def rollback(spark: SparkSession, settings: Settings, ledger: Ledger, lease: Lea
         ),
     )
     put_online(spark, settings, ledger, lease, begun, draft, publication, USERS_LAST)
+    warn_of_live_model(settings, model)
+
+
+def warn_of_live_model(settings: Settings, model: str) -> None:
+    """Say it when another model than the one whose lists are back (its identity) makes those of the next night."""
+    live = store(settings, "model", "all").current()
+    if live is not None and live.identity != model:
+        log.warning(
+            "these lists are of %s, but %s is still live: the next recommend and publish put its lists online again. "
+            "To go back for good, run: python -m jobs.cli.models use %s",
+            model,
+            live.identity,
+            model,
+        )
 
 
 def find_target(ledger: Ledger, number: int) -> Record:

@@ -22,7 +22,7 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
     draft = store(settings, "behaviour", split).begin()
     with open_spark(settings, "train_behaviour") as spark:
         items = spark.read.parquet(training_set.path("items"))
-        text_vectors = write_text_vectors(spark, settings, items, draft)
+        text_vectors = write_text_vectors(spark, settings, settings.model.text_encoder, items, draft)
         request = {
             "config": settings.model_json(),
             "inputs": {"training_set": training_set.uri, "text_vectors": text_vectors},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import os
 import random
 import re
@@ -13,11 +14,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from pyspark.sql import SparkSession
+from safetensors.torch import load_file, save_file
 
 from jobs.common.artefacts import additions_store, live_model, store
 from jobs.common.contracts import daily_table
 from jobs.common.item_vectors import vectors_store
+from jobs.common.settings import load_settings
 from tests.shop import CHAIN, LAST, REPO, TOP_K, USERS, Shop, Step, lake_state
 
 
@@ -43,7 +47,7 @@ def test_evaluation_judges_the_temporal_model_on_cold_items_too(shop: Shop) -> N
     methods = {"challenger", "popularity", "cooccurrence"}
     assert set(evaluation.metrics["methods"]) == set(evaluation.metrics["beyond"]) == methods
     found = evaluation.metrics["beyond"]["challenger"]
-    assert found["lists"]["invalid_rate"] == 0
+    assert evaluation.metrics["problems"] == {method: {} for method in methods}
     by_length = [one["cases"] for one in found["segments"] if one["segment"].startswith("history")]
     assert sum(by_length) == evaluation.metrics["cases"]
     additions = store(shop.settings, "codebook_additions", "codebook-temporal-000001").latest()
@@ -94,6 +98,27 @@ def test_the_report_tells_what_changed_since_the_day_before(shop: Shop) -> None:
     assert shown.count("<ol>") == 3 * users
 
 
+@pytest.mark.slow
+def test_a_model_whose_weights_are_no_numbers_gets_a_verdict_that_refuses_it(shop: Shop, tmp_path: Path) -> None:
+    shutil.copytree(shop.settings.lake_uri, tmp_path / "lake")
+    file = tmp_path / "lake" / "settings.toml"
+    text = Path(shop.settings_file).read_text().replace(shop.settings.lake_uri, str(tmp_path / "lake"))
+    file.write_text(text.replace('rule = "always"', 'rule = "gate"'))
+    broken = Shop(str(file), load_settings(str(file)), {})
+    weights = broken.newest("model/temporal").path("model.safetensors")
+    nothing = {name: torch.full_like(tensor, math.nan) for name, tensor in load_file(weights).items()}
+    save_file(nothing, weights, metadata={"format": "pt"})
+    before = broken.newest("promotion")
+    for name in ("evaluate", "promote"):
+        next(step for step in CHAIN if step.name == name).run(broken.settings_file)
+    verdict = broken.newest("promotion")
+    assert verdict.attempt > before.attempt
+    assert not verdict.manifest.metrics["promoted"]
+    cases = broken.newest("evaluation").manifest.metrics["cases"]
+    failed = [reason["text"] for reason in verdict.manifest.metrics["reasons"] if not reason["passed"]]
+    assert f"lists of model/temporal/000001 for which the scores are no numbers: {cases} of {cases}" in failed
+
+
 def _files(shop: Shop) -> set[Path]:
     return set(Path(shop.settings.lake_uri).rglob("*"))
 
@@ -132,7 +157,7 @@ def test_a_killed_step_run_again_makes_the_same(shop: Shop, killed: str) -> None
         step.run(shop.settings_file)
     before = lake_state(shop)
     if step.name == "embed_item_text":  # a text that has its vector is not embedded again
-        shutil.rmtree(vectors_store(shop.settings).uri)
+        shutil.rmtree(vectors_store(shop.settings, shop.settings.model.text_encoder).uri)
     if killed == "encode_items temporal":
         shutil.rmtree(additions_store(shop.settings, shop.newest("codebook/temporal")).uri, ignore_errors=True)
     _kill(step, shop)

@@ -66,7 +66,7 @@ def test_the_new_method_was_judged_beside_the_old_one_and_is_live(shop: Shop, ch
     assert evaluation.parents["champion"] == "model/temporal/000001"  # the live one's, which saw nothing of the test
     assert evaluation.parents["challenger"] == "model/temporal/000002"
     assert {"challenger", "champion"} <= set(evaluation.metrics["methods"])
-    assert evaluation.metrics["beyond"]["challenger"]["lists"]["invalid_rate"] == 0
+    assert evaluation.metrics["problems"]["challenger"] == evaluation.metrics["problems"]["champion"] == {}
     model = live_model(changed.settings).manifest
     assert model.settings["method"] == "ttds"
     assert live_model(shop.settings).manifest.settings["method"] == "semantic_convergence"
@@ -107,9 +107,9 @@ def test_a_model_that_reads_the_teachers_vectors_is_judged_and_served_like_any(
     assert model.manifest.settings["method"] == "rsllm"
     evaluation = by_vectors.newest("evaluation").manifest
     assert {"challenger", "champion"} <= set(evaluation.metrics["methods"])
-    assert evaluation.metrics["beyond"]["challenger"]["lists"]["invalid_rate"] == 0
+    assert evaluation.metrics["problems"]["challenger"] == evaluation.metrics["problems"]["champion"] == {}
     verdict = by_vectors.newest("promotion").manifest.metrics
-    assert any("last loss on all data" in reason["text"] for reason in verdict["reasons"])
+    assert any("loss on all data" in reason["text"] for reason in verdict["reasons"])
     rows = by_vectors.online()
     assert all((row["model_version"], row["source"]) == (model.identity, "model") for row in rows[:-1])
     assert all(len(set(row["item_codes"])) == len(row["item_ids"]) == TOP_K for row in rows[:-1])

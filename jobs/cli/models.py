@@ -18,7 +18,7 @@ from rich.table import Table
 from jobs.common.artefacts import by_identity, store
 from jobs.common.promotions import live_verdict, verdicts
 from jobs.common.settings import Settings, load_settings
-from jobs.common.step import MISTAKE, SettingsFile
+from jobs.common.step import MISTAKE, SettingsFile, Split
 from model.generation import Generation
 
 JUDGED_BY = "NDCG@10"
@@ -28,23 +28,33 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="The models o
 
 @app.command("list")
 def show(settings_file: SettingsFile = None) -> None:
-    """Every model that learned from all data, newest first: its part, its twin that was judged, and its parents."""
+    """Every model, newest first, with its part, its twin, its score and its parents.
+
+    First those that learned from all data, of which one is live. Then those that were held back from days to be judged
+    on: one without a twin lost, or its training on all data did not come to an end.
+    """
     settings = load_settings(settings_file)
-    models = store(settings, "model", "all")
-    live, judged = models.current(), {one.manifest.parents["live"]: one for one in verdicts(settings).complete()}
-    table = Table("model", "of", "is", "judged by its twin", f"{JUDGED_BY} masked", "codebook", "training set")
-    for model in reversed(models.complete()):
-        verdict, parents = judged.get(model.identity), model.manifest.parents
-        table.add_row(
-            model.identity,
-            model.manifest.key["ds"],
-            part_of(model, live, verdict),
-            verdict.manifest.parents["twin"] if verdict else "",
-            _score(settings, verdict) if verdict else "",
-            parents["codebook"],
-            parents["training_set"],
-        )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    live, judged = store(settings, "model", Split.all).current(), verdicts(settings).complete()
+    of_model, of_twin = ({one.manifest.parents[role]: one for one in judged} for role in ("live", "twin"))
+    evaluations = store(settings, "evaluation").complete()
+    of_challenger = {one.manifest.parents["challenger"]: one for one in evaluations}
+    table = Table("model", "of", "is", "twin", f"{JUDGED_BY} masked", "codebook", "training set")
+    for model in reversed(store(settings, "model", Split.all).complete()):
+        verdict = of_model.get(model.identity)
+        twin = verdict.manifest.parents["twin"] if verdict else ""
+        table.add_row(*_cells(model, part_of(model, live, verdict), twin, _score(settings, verdict)))
+    for split in (Split.temporal, Split.leave_one_out):
+        for model in reversed(store(settings, "model", split).complete()):
+            verdict, evaluation = of_twin.get(model.identity), of_challenger.get(model.identity)
+            twin = verdict.manifest.parents["live"] if verdict else ""
+            part = "judged" if verdict or evaluation else "not judged"
+            table.add_row(*_cells(model, part, twin, _figure(evaluation) if evaluation else ""))
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
+
+
+def _cells(model: Generation, part: str, twin: str, score: str) -> list[str]:
+    parents = model.manifest.parents
+    return [model.identity, model.manifest.key["ds"], part, twin, score, parents["codebook"], parents["training_set"]]
 
 
 @app.command()
@@ -73,11 +83,16 @@ def part_of(model: Generation, live: Generation | None, verdict: Generation | No
     return "was live" if verdict.manifest.metrics["promoted"] else "refused"
 
 
-def _score(settings: Settings, verdict: Generation) -> str:
+def _score(settings: Settings, verdict: Generation | None) -> str:
+    if verdict is None:
+        return ""
     try:
-        evaluation = by_identity(settings, verdict.manifest.parents["evaluation"])
+        return _figure(by_identity(settings, verdict.manifest.parents["evaluation"]))
     except ValueError:
         return "pruned"
+
+
+def _figure(evaluation: Generation) -> str:
     value = evaluation.manifest.metrics["methods"]["challenger"]["masked"][JUDGED_BY]
     return f"{value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
 

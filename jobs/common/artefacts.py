@@ -22,13 +22,15 @@ def newest(settings: Settings, name: str, split: str, day: dt.date, step: str) -
 
     ValueError that names the step to run first.
     """
-    generation = store(settings, name, split).latest()
+    return newest_of_day(store(settings, name, split), day, f"jobs.{step} --ds {day} --split {split}")
+
+
+def newest_of_day(generations: GenerationStore, day: dt.date, command: str) -> Generation:
+    """The newest finished generation, which must be of the day. ValueError that names the command to run first."""
+    generation = generations.latest()
     if generation is None or generation.manifest.key["ds"] != day.isoformat():
         found = f" (the newest is of {generation.manifest.key['ds']})" if generation else ""
-        raise ValueError(
-            f"There is no {name} of {day} for split {split} in {settings.lake_uri}{found}. "
-            f"Run: python -m jobs.{step} --ds {day} --split {split}"
-        )
+        raise ValueError(f"There is nothing of {day} in {generations.uri}{found}. Run: python -m {command}")
     return generation
 
 

@@ -57,9 +57,6 @@ class Exposure:
     item_ids: pa.Array
     k: int
     shown_N: Ints = field(init=False)
-    listed: int = 0
-    invalid: int = 0
-    """Listed ids that name no item of the catalogue."""
 
     def __post_init__(self) -> None:
         self.shown_N = np.zeros(len(self.item_ids), np.int64)
@@ -67,15 +64,16 @@ class Exposure:
     def add(self, lists: pa.ListArray) -> None:
         first = pc.list_slice(lists, 0, self.k)
         index = pc.index_in(pc.list_flatten(first), value_set=self.item_ids)
-        self.listed += len(index)
-        self.invalid += index.null_count
         self.shown_N += np.bincount(index.drop_null().to_numpy(), minlength=self.shown_N.size)
 
     def figures(self, count_N: Ints) -> dict[str, float]:
         """coverage (share of the catalogue that is listed at all), gini (0: all items as often, 1: one item alone),
-        novelty (mean of -log2 of the share of the training events that were of the item, add-one), invalid rate.
+        novelty (mean of -log2 of the share of the training events that were of the item, add-one). All 0 where no
+        list holds anything, as of a model whose scores are no numbers.
         """
         shown = self.shown_N.sum()
+        if shown == 0:
+            return {"coverage": 0.0, "gini": 0.0, "novelty": 0.0}
         novelty_N = -np.log2((count_N + 1) / (count_N + 1).sum())
         place_N = np.arange(1, self.shown_N.size + 1)
         gini = float(2 * (place_N * np.sort(self.shown_N)).sum() / (self.shown_N.size * shown) - 1 - 1 / place_N[-1])
@@ -83,7 +81,6 @@ class Exposure:
             "coverage": float((self.shown_N > 0).mean()),
             "gini": gini,
             "novelty": float((novelty_N * self.shown_N).sum() / shown),
-            "invalid_rate": self.invalid / self.listed,
         }
 
 

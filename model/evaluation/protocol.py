@@ -39,13 +39,14 @@ def evaluate_lists(ranks: pa.Table, reference: str = "challenger") -> dict[str, 
     """(method, masked, user_id, key, rank) -> figures as JSON values. `rank` is 0-based, -1 for a target not listed.
 
     Result: {"reference", "users", "cases", "methods": {method: {protocol: {metric: estimate}}},
-    "against": {other: {protocol: {metric: the reference's comparison with it}}}}. ValueError when methods have other
-    users.
+    "against": {other: {protocol: {metric: the reference's comparison with it}}}}. ValueError when methods have lists
+    of other users.
     """
     methods = sorted(ranks.column("method").unique().to_pylist())
     figures: dict[str, Any] = {method: {} for method in methods}
     against: dict[str, Any] = {method: {} for method in methods if method != reference}
     for masked, protocol in PROTOCOLS.items():
+        _require_same_users(ranks, methods, reference, masked=masked)
         per_user = {method: _per_user(ranks, method, masked) for method in methods}
         for method, values in per_user.items():
             figures[method][protocol] = {name: asdict(one) for name, one in estimates(values).items()}
@@ -80,6 +81,16 @@ def _select(ranks: pa.Table, method: str, *, masked: bool) -> pa.Table:
     method_C = np.asarray(ranks.column("method").to_numpy())
     masked_C = np.asarray(ranks.column("masked").to_numpy())
     return ranks.filter(pa.array((method_C == method) & (masked_C == masked)))
+
+
+def _require_same_users(ranks: pa.Table, methods: list[str], reference: str, *, masked: bool) -> None:
+    users = {method: set(_select(ranks, method, masked=masked)["user_id"].to_pylist()) for method in methods}
+    for method, found in users.items():
+        if other := found ^ users[reference]:
+            raise ValueError(
+                f"{reference} and {method} must have the same users to be compared: {len(users[reference])} and "
+                f"{len(found)}, {len(other)} of them of one alone, {min(other)} for one. Rank the same cases by both."
+            )
 
 
 def _per_user(ranks: pa.Table, method: str, masked: bool) -> dict[str, Floats]:

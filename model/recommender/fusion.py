@@ -157,10 +157,14 @@ class FusedRanker:
 
 
 def best(short: Shortlist, weight_F: npt.NDArray[np.floating[Any]], k: int) -> tuple[Ints, Floats]:
-    """The k best of a shortlist [B,k] and their scores; equal scores go to the smaller item index."""
+    """The k best of a shortlist [B,k] and their scores; equal scores go to the smaller item index.
+
+    Scores that are no numbers come behind all others, but before padding: whoever reads the list has to see them.
+    """
     score_BC = (short.signals_BCF @ weight_F).astype(np.float32)
-    score_BC[short.items_BC == PAD] = -np.inf
-    order_BK = np.lexsort((short.items_BC, -score_BC), axis=1)[:, :k]
+    padding_BC = short.items_BC == PAD
+    score_BC[padding_BC] = -np.inf
+    order_BK = np.lexsort((short.items_BC, -score_BC, padding_BC), axis=1)[:, :k]
     items_BK, scores_BK = (np.take_along_axis(each, order_BK, axis=1) for each in (short.items_BC, score_BC))
     rest = ((0, 0), (0, k - items_BK.shape[1]))
     return np.pad(items_BK, rest, constant_values=PAD), np.pad(scores_BK, rest, constant_values=-np.inf)

@@ -43,7 +43,7 @@ def found(data: Interactions, root: Path) -> dict[str, Any]:
     table = bench.table(
         {run.label: bench.lists(run) for run in (Run("cooccurrence", 0, config), Run("sasrec", 0, config))}
     )
-    assert all(one["lists"]["invalid_rate"] == 0 for one in table["beyond"].values())
+    assert all(one["lists"]["coverage"] > 0 for one in table["beyond"].values())
     assert set(table.pop("cost")) == {"cooccurrence", "sasrec"}  # times, which differ
     return table
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.dataset
@@ -11,15 +15,18 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs import encode_items
-from jobs.common.artefacts import additions_store, store
+from jobs.common.artefacts import additions_store, code_files, store
 from jobs.common.contracts import ITEM_VECTOR, daily_table
-from jobs.common.item_vectors import vectors_store
+from jobs.common.item_vectors import encoders_in_use, vectors_store
 from jobs.common.ledger import LeaseHeldError
+from jobs.common.promotions import verdicts
 from jobs.common.publishing import ledger_of
 from jobs.common.settings import Settings, load_settings
+from jobs.common.step import Split
 from jobs.common.tables import write_rows
 from jobs.encode_items import warn_of_reserve
-from model.config import TokenizerConfig
+from jobs.evaluate import require_codes
+from model.config import TextEncoderConfig, TokenizerConfig
 from model.data.files import ITEMS_FILE
 from model.generation import Generation, Manifest
 from model.tokenizer.codebook import Codebook
@@ -31,6 +38,7 @@ KNOWN = [f"i{n:02}" for n in range(20)]
 NEW = ["new1", "new2"]
 TOKENIZER = TokenizerConfig(levels=3, codes_per_level=8, input_dim=4)
 LEASE_SECONDS = 0.5
+LATER = NEXT_DAY + dt.timedelta(days=1)
 
 
 @pytest.fixture
@@ -45,40 +53,69 @@ def settings_file(tmp_path: Path) -> str:
     return str(file)
 
 
-def commit_live_codebook(settings: Settings, text_NE: np.ndarray) -> Generation:
-    """The live model's codebook, of the known items; its training set ended with DAY."""
-    trained_on = Manifest(key={"to": DAY.isoformat()}, parents={"item_text[0]": "item_text/000001"})
-    training_set = store(settings, "training_set", "all").begin().commit(trained_on)
-    nobody_N = np.zeros(len(KNOWN), bool)
-    codebook = Codebook.train(TOKENIZER, KNOWN, text_NE, text_NE, nobody_N)
+def encoder(settings: Settings, dim: int) -> TextEncoderConfig:
+    """One for each length of vectors."""
+    return replace(settings.model.text_encoder, max_tokens=dim)
+
+
+def vectors_of(item_ids: list[str], dim: int) -> np.ndarray:
+    """[N,E]; an item's is always the same."""
+    everything = KNOWN + NEW
+    vectors = np.random.default_rng(0).normal(size=(len(everything), dim)).astype(np.float32)
+    return vectors[[everything.index(item) for item in item_ids]]
+
+
+def commit_codebook(
+    settings: Settings, split: str, item_ids: list[str], until: dt.date, ds: dt.date, dim: int
+) -> Generation:
+    """A codebook of day `ds`, of a training set that ended with `until`."""
+    trained_on = Manifest(key={"to": until.isoformat()}, parents={"item_text[0]": "item_text/000001"})
+    training_set = store(settings, "training_set", split).begin().commit(trained_on)
+    nobody_N, text_NE = np.zeros(len(item_ids), bool), vectors_of(item_ids, dim)
+    codebook = Codebook.train(TOKENIZER, item_ids, text_NE, text_NE, nobody_N)
     x_NP = codebook.inputs(text_NE, text_NE, nobody_N)
-    codes_NL = codebook.assign(KNOWN, x_NP, np.empty((0, TOKENIZER.levels), np.int64))
-    draft = store(settings, "codebook", "all").begin()
+    codes_NL = codebook.assign(item_ids, x_NP, np.empty((0, TOKENIZER.levels), np.int64))
+    draft = store(settings, "codebook", split).begin()
     codebook.save(draft.uri)
-    write_item_codes(draft.path(ITEMS_FILE), KNOWN, KNOWN, codes_NL)
-    made_with = {"levels": TOKENIZER.levels, "codes_per_level": TOKENIZER.codes_per_level}
-    committed = draft.commit(
-        Manifest(settings={"tokenizer": made_with}, parents={"training_set": training_set.identity})
-    )
-    models = store(settings, "model", "all")
-    models.point_to(models.begin().commit(Manifest(parents={"codebook": committed.identity})))
-    return committed
+    write_item_codes(draft.path(ITEMS_FILE), item_ids, item_ids, codes_NL)
+    made_with = {
+        "tokenizer": {"levels": TOKENIZER.levels, "codes_per_level": TOKENIZER.codes_per_level},
+        "text_encoder": asdict(encoder(settings, dim)),
+    }
+    key, parents = {"ds": ds.isoformat()}, {"training_set": training_set.identity}
+    return draft.commit(Manifest(key, settings=made_with, parents=parents))
+
+
+def commit_model(settings: Settings, split: str, codebook: Generation) -> Generation:
+    return store(settings, "model", split).begin().commit(Manifest(parents={"codebook": codebook.identity}))
+
+
+def commit_texts(spark: SparkSession, settings: Settings, days: dict[dt.date, list[str]], dims: Sequence[int]) -> None:
+    """Item text of days, and its vectors by the encoder of each length."""
+    item_text = daily_table(settings, "item_text")
+    for day, item_ids in days.items():
+        rows = [(item, item, item, item, True, utc(day), day) for item in item_ids]
+        item_text.write(spark.createDataFrame(rows, item_text.schema), day, day, Manifest())
+    everything = [item for item_ids in days.values() for item in item_ids]
+    for dim in dims:
+        vectors = vectors_store(settings, encoder(settings, dim)).begin()
+        embedded = [(item, row.tolist()) for item, row in zip(everything, vectors_of(everything, dim), strict=True)]
+        write_rows(spark.createDataFrame(embedded, ITEM_VECTOR), vectors, "rows")
+        vectors.commit(Manifest())
+
+
+def coded(settings: Settings, codebook: Generation) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pyarrow.dataset.dataset(code_files(settings, codebook)).to_table().to_pylist()
+    return rows
 
 
 def test_who_comes_while_another_gives_codes_gives_none(spark: SparkSession, settings_file: str) -> None:
     """Two at once would read the same free codes, and could give one to two items, or two to one."""
     settings = load_settings(settings_file)
-    text_NE = np.random.default_rng(0).normal(size=(len(KNOWN + NEW), 6)).astype(np.float32)
-    codebook = commit_live_codebook(settings, text_NE[: len(KNOWN)])
+    codebook = commit_codebook(settings, "all", KNOWN, DAY, DAY, dim=6)
+    store(settings, "model", "all").point_to(commit_model(settings, "all", codebook))
     additions = additions_store(settings, codebook)
-    item_text = daily_table(settings, "item_text")
-    for day, item_ids in ((DAY, KNOWN), (NEXT_DAY, NEW)):
-        rows = [(item, item, item, item, True, utc(day), day) for item in item_ids]
-        item_text.write(spark.createDataFrame(rows, item_text.schema), day, day, Manifest())
-    vectors = vectors_store(settings).begin()
-    embedded = [(item, vector.tolist()) for item, vector in zip(KNOWN + NEW, text_NE, strict=True)]
-    write_rows(spark.createDataFrame(embedded, ITEM_VECTOR), vectors, "rows")
-    vectors.commit(Manifest())
+    commit_texts(spark, settings, {DAY: KNOWN, NEXT_DAY: NEW}, [6])
 
     def append() -> None:
         encode_items.main(utc(NEXT_DAY), append=True, settings_file=settings_file)
@@ -90,12 +127,36 @@ def test_who_comes_while_another_gives_codes_gives_none(spark: SparkSession, set
 
     for _ in range(2):  # the second finds nothing new
         append()
-    (added,) = additions.complete()
-    files = [codebook.path(ITEMS_FILE), added.path(ITEMS_FILE)]
-    coded = pyarrow.dataset.dataset(files).to_table().to_pylist()
-    assert [row["item_id"] for row in coded] == KNOWN + NEW
-    assert [row["item_index"] for row in coded] == list(range(len(coded)))
-    assert len({tuple(row[f"code_{level}"] for level in range(TOKENIZER.levels)) for row in coded}) == len(coded)
+    assert len(additions.complete()) == 1
+    rows = coded(settings, codebook)
+    assert [row["item_id"] for row in rows] == KNOWN + NEW
+    assert [row["item_index"] for row in rows] == list(range(len(rows)))
+    assert len({tuple(row[f"code_{level}"] for level in range(TOKENIZER.levels)) for row in rows}) == len(rows)
+
+
+def test_an_older_champion_gets_codes_for_what_came_since(spark: SparkSession, settings_file: str) -> None:
+    """It is judged beside a challenger that was trained with the new items; its own text encoder was another."""
+    settings = load_settings(settings_file)
+    old = {split: commit_codebook(settings, split, KNOWN, DAY, DAY, dim=6) for split in ("temporal", "all")}
+    champion = {split: commit_model(settings, split, codebook) for split, codebook in old.items()}
+    parents = {"live": champion["all"].identity, "twin": champion["temporal"].identity}
+    verdicts(settings).begin().commit(Manifest(metrics={"promoted": True}, parents=parents))
+    store(settings, "model", "all").point_to(champion["all"])
+    assert encoders_in_use(settings) == [settings.model.text_encoder, encoder(settings, 6)]
+    commit_texts(spark, settings, {DAY: KNOWN, NEXT_DAY: NEW[:1], LATER: NEW[1:]}, [6, 8])
+    newest = commit_codebook(settings, "temporal", KNOWN + NEW[:1], NEXT_DAY, LATER, dim=8)
+    models = {"challenger": commit_model(settings, "temporal", newest), "champion": champion["temporal"]}
+    items = daily_table(settings, "item_text").read(spark, None, LATER).select("item_id")
+    for role, lacking in (("champion", 2), ("challenger", 1)):
+        told = f"of the {role} {models[role].identity}, has no code for {lacking} items"
+        with pytest.raises(ValueError, match=told):
+            require_codes(spark, settings, {role: models[role]}, items, LATER)
+
+    encode_items.main(utc(LATER), split=Split.temporal, settings_file=settings_file)
+    require_codes(spark, settings, models, items, LATER)
+    for codebook in (old["temporal"], newest):
+        assert [row["item_id"] for row in coded(settings, codebook)] == KNOWN + NEW
+    assert not additions_store(settings, old["all"]).complete()
 
 
 def test_a_nearly_full_prefix_is_named(caplog: pytest.LogCaptureFixture) -> None:

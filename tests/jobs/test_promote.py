@@ -14,14 +14,24 @@ from jobs.common.artefacts import store
 from jobs.common.promotions import verdicts
 from jobs.common.settings import Settings
 from jobs.promote import PAGE, main
+from jobs.transforms.ranking import NO_NUMBERS
 from model.evaluation.beyond import beyond
 from model.evaluation.protocol import evaluate_lists
 from model.generation import Generation, Manifest
 
 DAY = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
+OTHER_DAY = dt.datetime(2024, 4, 24, tzinfo=dt.UTC)
+LOSSES = {"title": [9.0, 9.0, 9.0], "next_item": [2.0, 1.0, 0.5]}
+"""The second epoch was kept."""
+OF_DAY = {"ds": "2024-05-01"}
 USERS = 40
 IDS = pa.array(["a", "b"])
-RECIPE = {"finetune": {"epochs": 2}}
+RECIPE = {
+    "model": {"method": "semantic_convergence", "finetune": {"epochs": 2}},
+    "codebook": {"text_encoder": {"name": "minilm"}, "tokenizer": {"levels": 4}},
+    "behaviour": {"text_encoder": {"name": "minilm"}, "behaviour": {"kind": "sasrec", "dim": 64}},
+    "training_set": {"window_items": 40},
+}
 
 
 def evaluated(**hits: int) -> dict[str, Any]:
@@ -43,7 +53,7 @@ def evaluated(**hits: int) -> dict[str, Any]:
     cases = pa.table({"key": keys, "user_id": keys, "history_length": [1] * USERS, "target_count": [3] * USERS})
     lists = pa.record_batch({"key": keys, "rank": [0] * USERS, "item_ids": [["a"]] * USERS})
     shown = {method: beyond([lists], cases, IDS, np.array([1, 1])) for method in hits}
-    return evaluate_lists(pa.concat_tables(tables)) | {"beyond": shown}
+    return evaluate_lists(pa.concat_tables(tables)) | {"beyond": shown, "problems": {method: {} for method in hits}}
 
 
 class Lake:
@@ -51,31 +61,38 @@ class Lake:
 
     def __init__(self, settings: Settings, file: Path, champion: bool) -> None:
         self.settings, self.file = settings, file
-        self.codebook = self.commit("codebook/all", Manifest(metrics={"collisions_after": 0}))
-        self.champion = self.model("model/all") if champion else None
+        self.champion = self.model("all") if champion else None
         if self.champion is not None:
             store(settings, "model", "all").point_to(self.champion)
 
     def commit(self, name: str, manifest: Manifest) -> Generation:
         return store(self.settings, *name.split("/")).begin().commit(manifest)
 
-    def model(self, name: str, loss: float = 1.0, recipe: dict[str, Any] | None = None) -> Generation:
-        return self.commit(
-            name,
-            Manifest(
-                metrics={"loss": {"next_item": [2.0, loss]}},
-                settings=RECIPE if recipe is None else recipe,
-                parents={"codebook": self.codebook.identity},
-            ),
-        )
+    def model(
+        self,
+        split: str,
+        losses: dict[str, list[float]] = LOSSES,
+        best_epoch: int = 2,
+        changed: dict[str, Any] | None = None,
+        day: dt.datetime = DAY,
+    ) -> Generation:
+        """A model and what it was made from; `changed`: settings of some of these that are not RECIPE's."""
+        key, settings = {"ds": day.date().isoformat(), "split": split}, RECIPE | (changed or {})
+        settings["training_set"] = settings["training_set"] | {"holdout_days": 28 if split == "temporal" else 0}
+        parents: dict[str, str] = {}
+        for role in ("training_set", "behaviour", "codebook"):
+            manifest = Manifest(key, {}, {"collisions_after": 0}, settings[role], dict(parents))
+            parents[role] = self.commit(f"{role}/{split}", manifest).identity
+        metrics = {"loss": losses, "best_epoch": best_epoch}
+        return self.commit(f"model/{split}", Manifest(key, {}, metrics, settings["model"], parents))
 
     def judge(self, metrics: dict[str, Any], **candidate: Any) -> tuple[Generation, dict[str, Any], str]:
         """The model on all data, the verdict on it, and the page."""
-        parents = {"challenger": self.model("model/temporal").identity}
+        parents = {"challenger": self.model("temporal").identity}
         if self.champion is not None:
             parents["champion"] = self.champion.identity
-        self.commit("evaluation", Manifest(metrics=metrics, parents=parents))
-        model = self.model("model/all", **candidate)
+        self.commit("evaluation", Manifest(OF_DAY, metrics=metrics, parents=parents))
+        model = self.model("all", **candidate)
         main(DAY, str(self.file))
         verdict = verdicts(self.settings).latest()
         assert verdict is not None
@@ -124,19 +141,52 @@ def test_the_first_model_need_but_be_healthy(settings: Settings, settings_file: 
 
 
 @pytest.mark.parametrize(
-    ("candidate", "metrics", "reason"),
+    ("candidate", "problems", "reason"),
     [
-        ({"recipe": {"finetune": {"epochs": 9}}}, {}, "the recipe is not that of model/temporal/000001"),
-        ({"loss": 1.11}, {}, "last loss on all data 1.110, of the judged model 1.000: at most 10% more is allowed"),
-        ({}, {"invalid_rate": 0.1}, "share of listed codes that name no item: 0.1"),
+        (
+            {"changed": {"model": {"finetune": {"epochs": 9}}}},
+            {},
+            "the recipe is not that of model/temporal/000001, which was judged (model.finetune.epochs was 2, is 9; ",
+        ),
+        (
+            {"changed": {"codebook": RECIPE["codebook"] | {"tokenizer": {"levels": 3}}}},
+            {},
+            "the recipe is not that of model/temporal/000001, which was judged (codebook.tokenizer.levels was 4, is 3)",
+        ),
+        (
+            {"changed": {"behaviour": {"text_encoder": {"name": "e5"}, "behaviour": {"kind": "dccf"}}}},
+            {},
+            "the recipe is not that of model/temporal/000001, which was judged (behaviour.behaviour.dim was 64, is "
+            "None; behaviour.behaviour.kind was sasrec, is dccf; behaviour.text_encoder.name was minilm, is e5)",
+        ),
+        ({"losses": {"next_item": [2.0, 1.11, 0.5]}}, {}, "loss on all data 1.110, of the judged model 1.000, "),
+        ({"best_epoch": 1}, {}, "loss on all data 2.000, of the judged model 1.000, each of the epoch that was kept: "),
+        ({"losses": {"title": [1.0, 1.0]}}, {}, "no loss says how well the next item is predicted (next_item, "),
+        ({}, {NO_NUMBERS: 3}, "lists of model/temporal/000001 for which the scores are no numbers: 3 of 40"),
     ],
 )
 def test_an_unhealthy_model_stays_out_however_good(
-    settings: Settings, settings_file: Path, candidate: dict[str, Any], metrics: dict[str, float], reason: str
+    settings: Settings, settings_file: Path, candidate: dict[str, Any], problems: dict[str, int], reason: str
 ) -> None:
     lake = Lake(settings, settings_file, champion=False)
     figures = evaluated(challenger=40, popularity=0)
-    figures["beyond"]["challenger"]["lists"] |= metrics
+    figures["problems"]["challenger"] |= problems
     _, verdict, _ = lake.judge(figures, **candidate)
     assert (lake.live, verdict["promoted"]) == (None, False)
     assert any(text.startswith(reason) for text in failed(verdict))
+
+
+def test_what_another_day_judged_or_trained_does_not_go_live(settings: Settings, settings_file: Path) -> None:
+    lake = Lake(settings, settings_file, champion=False)
+    lake.judge(evaluated(challenger=40, popularity=0))
+    live = lake.live
+    with pytest.raises(
+        ValueError, match=r"evaluation \(the newest is of 2024-05-01\). Run: .* jobs\.evaluate --ds 2024-04"
+    ):
+        main(OTHER_DAY, str(settings_file))
+    lake.model("all", day=OTHER_DAY)
+    with pytest.raises(
+        ValueError, match=r"model/all \(the newest is of 2024-04-24\). Run: .* jobs\.finetune --ds 2024-05"
+    ):
+        main(DAY, str(settings_file))
+    assert lake.live == live

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import datetime as dt
+import io
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.image import imread
 
+from jobs.common.artefacts import additions_store, store
 from jobs.common.codebook_plots import plot_usage
 from jobs.common.pages import render
 from jobs.common.quality_plots import estimate, plot_methods, plot_segments
-from jobs.report import _picture, changes
+from jobs.common.settings import Settings
+from jobs.report import _picture, changes, coded_items, plot_losses
 from model.config import TokenizerConfig
 from model.data.files import save_tensors
 from model.evaluation.beyond import beyond
 from model.evaluation.protocol import METRICS, evaluate_lists
 from model.generation import Draft, Generation, GenerationStore, Manifest
+from model.recommender.tasks import TASKS
 from model.tokenizer.codebook import Codebook
 from model.tokenizer.health import health, reserve
 from model.tokenizer.neighbours import preservation, together
@@ -128,6 +135,29 @@ def test_what_changed_is_said(codebook: Generation, quality: dict[str, Any]) -> 
     assert "<b>B</b>" in whole
     assert "<b>C</b>" not in whole
     assert "0.25" in whole  # 75.3 s at 12 an hour
+
+
+def test_wide_tables_scroll_on_a_phone_and_are_whole_on_paper(codebook: Generation, quality: dict[str, Any]) -> None:
+    whole = page(codebook, quality)
+    assert '<div class="wide"><table><tr><th><th class="number">2016-10-15' in whole
+    on_paper = whole.split("@media print")[1].split("</style>")[0]
+    assert ".wide { overflow: visible; }" in on_paper
+
+
+@pytest.mark.parametrize("tasks", [["next_item"], ["title", "choice", "id_text", "user_item"], list(TASKS)])
+def test_losses_stand_two_to_a_row(tasks: list[str]) -> None:
+    """Each figure of the page is as wide: side by side, five panels would be shown in a fifth of their size."""
+    model = Generation("", 1, "", Manifest(metrics={"loss": {task: [3.0, 2.0] for task in tasks}}))
+    drawn = imread(io.BytesIO(base64.b64decode(plot_losses({"judged": model, "live": model}))))
+    assert drawn.shape[1] == 704
+
+
+def test_items_with_a_code_are_those_of_the_day(settings: Settings) -> None:
+    codebook = store(settings, "codebook", "all").begin().commit(Manifest(metrics={"items": 30}))
+    for day, items in (("2016-10-15", 2), ("2016-10-16", 3)):
+        additions_store(settings, codebook).begin().commit(Manifest({"ds": day}, {"items": items}))
+    found = {day: coded_items(settings, codebook, dt.date(2016, 10, day)) for day in (14, 15, 16, 17)}
+    assert found == {14: 30, 15: 32, 16: 35, 17: 35}
 
 
 @pytest.mark.parametrize("lacking", [[part] for part in SAYS] + [list(SAYS)], ids=" ".join)

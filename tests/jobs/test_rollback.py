@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from model.generation import MANIFEST
+from jobs.common.artefacts import store
+from jobs.common.settings import Settings
+from jobs.rollback import warn_of_live_model
+from model.generation import MANIFEST, Manifest
 from tests.jobs.conftest import CODEBOOK, DAY, NEXT_DAY, OnlineLake
 
 
@@ -36,6 +39,21 @@ def test_an_earlier_publish_comes_back_and_a_later_one_may_follow(shop: OnlineLa
     shop.publish(NEXT_DAY)
     assert shop.shown("ann") == (["i4"], "model")
     assert shop.shown("bob") == (["i5", "i4", "i3"], "fallback")
+
+
+def test_it_says_so_when_another_model_would_take_over_again(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = store(settings, "model", "all")
+    old, new = (models.begin().commit(Manifest()) for _ in range(2))
+    warn_of_live_model(settings, old.identity)
+    models.point_to(old)
+    warn_of_live_model(settings, old.identity)
+    assert not caplog.records
+    models.point_to(new)
+    warn_of_live_model(settings, old.identity)
+    assert "of model/all/000001, but model/all/000002 is still live" in caplog.text
+    assert "run: python -m jobs.cli.models use model/all/000001" in caplog.text
 
 
 def test_user_codes_come_back_with_the_lists(shop: OnlineLake) -> None:

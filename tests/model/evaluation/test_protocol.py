@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 import pytest
 
@@ -10,12 +12,15 @@ from model.evaluation.protocol import evaluate_lists, format_table
 USERS = 40
 
 
-def ranks(challenger: int, popularity: int, popularity_users: int = USERS) -> pa.Table:
+def ranks(challenger: int, popularity: int, popularity_users: Sequence[int] = range(USERS)) -> pa.Table:
     rows = [
         {"method": method, "masked": masked, "user_id": f"u{user}", "key": f"u{user}#{case}", "rank": rank}
-        for method, rank, users in (("challenger", challenger, USERS), ("popularity", popularity, popularity_users))
+        for method, rank, users in (
+            ("challenger", challenger, range(USERS)),
+            ("popularity", popularity, popularity_users),
+        )
         for masked in (True, False)
-        for user in range(users)
+        for user in users
         for case in range(1 + user % 3)
     ]
     return pa.Table.from_pylist(rows)
@@ -32,6 +37,14 @@ def test_figures_of_a_known_outcome() -> None:
     assert "challenger - popularity, masked" in format_table(metrics)
 
 
-def test_methods_with_other_users_cannot_be_compared() -> None:
-    with pytest.raises(ValueError, match="must have the same users: 40 and 39"):
-        evaluate_lists(ranks(challenger=1, popularity=1, popularity_users=39))
+@pytest.mark.parametrize(
+    ("users", "why"),
+    [
+        (range(USERS - 1), "40 and 39, 1 of them of one alone, u39"),
+        (range(1, USERS + 1), "40 and 40, 2 of them of one alone, u0"),
+    ],
+    ids=["fewer", "as many"],
+)
+def test_methods_with_other_users_cannot_be_compared(users: Sequence[int], why: str) -> None:
+    with pytest.raises(ValueError, match=f"challenger and popularity must have the same users to be compared: {why}"):
+        evaluate_lists(ranks(challenger=1, popularity=1, popularity_users=users))

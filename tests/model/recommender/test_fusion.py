@@ -15,7 +15,7 @@ from model.config import BehaviourConfig, FusionConfig
 from model.data.files import load_json, load_tensors, save_table, save_tensors
 from model.data.reader import read_items
 from model.recommender.fusion import DEFAULTS, FURTHER_MODELS, FUSION_FILE, FusedRanker, Shortlist, best, fit, learned
-from model.recommender.methods.base import Users
+from model.recommender.methods.base import PAD, Users
 from model.recommender.registry import METHODS
 from model.recommender.signals import DENSE, Signals
 from tests.model.recommender.conftest import CODES, CONFIG, ITEMS, LEVELS, code_table, item_codes
@@ -198,3 +198,12 @@ def test_a_fusion_needs_something_that_chooses(trained: dict[str, Any], tmp_path
     config = asdict(replace(FUSED, fusion=FusionConfig(signals=["language_model"])))
     with pytest.raises(ValueError, match=r"fusion.signals names none that can choose a shortlist"):
         fit(trained | {"config": config, "output": str(tmp_path)})
+
+
+def test_scores_that_are_no_numbers_stand_in_the_list() -> None:
+    """Behind padding they would not: the list would look as if nothing was allowed."""
+    signals_BCF = np.array([[[0.0], [np.nan], [1.0], [0.0]]], np.float32)
+    short = Shortlist(np.array([[PAD, 3, 1, PAD]]), signals_BCF)
+    items_BK, scores_BK = best(short, np.array([1.0]), 3)
+    assert items_BK.tolist() == [[1, 3, PAD]]
+    assert np.isnan(scores_BK[0, 1])
