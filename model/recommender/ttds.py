@@ -114,7 +114,7 @@ def _subject(config: ModelConfig, texts: Sequence[str], towers: dict[str, Codebo
 
 def _users(config: ModelConfig, training_set: str, views: Views) -> tuple[Codebook | None, Ints]:
     """The users' tower, and the histories that it learns from, drawn from the training set's."""
-    history_VH = read_prefixes(training_set, config.history_items)[1]
+    history_VH = read_prefixes(training_set, config.history_items).history_VH
     if not config.ttds.mixture:
         return None, history_VH[:0]
     if not len(history_VH):

@@ -22,7 +22,7 @@ from model.recommender.loss import string_losses
 from model.recommender.methods.base import LANGUAGE_MODEL, START, Users
 from model.recommender.states import text_states
 from model.recommender.train import finetune
-from model.recommender.users import USERS_FOLDER, VIEWS_FILE
+from model.recommender.users import USERS_FOLDER, VIEWS_FILE, Prefixes
 from model.recommender.vocabulary import read_codes
 from model.tokenizer.codebook import Codebook
 from tests.model.recommender.conftest import CODES, ITEMS, LEVELS
@@ -202,7 +202,7 @@ def test_code_strings_are_told_from_those_of_their_kind() -> None:
 
 
 def test_users_without_any_history_cannot_have_codes(stage_one: Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    none = np.empty(0, np.int64), np.empty((0, 5), np.int64)
+    none = Prefixes(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 5), np.int64))
     monkeypatch.setattr(ttds, "read_prefixes", lambda *_: none)
     with pytest.raises(ValueError, match=r"Empty ttds\.mixture"):
         ttds.tokenize(stage_one())
