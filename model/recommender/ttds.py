@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from model.config import ModelConfig, model_config
+from model.data.files import load_json
 from model.data.reader import read_items
 from model.processes import Processes, joined
-from model.recommender.backbone import Subject, build_backbone, build_subject, load_model, save_model
+from model.recommender.backbone import PRECOG, Subject, build_backbone, build_subject, load_model, save_model
 from model.recommender.dynamic_index import DynamicIndex, Start
 from model.recommender.examples import Examples, text_rows
 from model.recommender.methods.base import LANGUAGE_MODEL, Floats, Ints
@@ -85,8 +86,10 @@ def first_stage(config: ModelConfig) -> ModelConfig:
 
 def item_states(codebook: str, texts: Sequence[str]) -> Floats:
     """States [N,H] of later items' texts, as the language model in a codebook's folder (URI) reads them."""
-    model, tokenizer, _ = load_model(f"{codebook}/{LANGUAGE_MODEL}")
-    return text_states(model, text_rows(tokenizer, texts), model.config.max_position_embeddings)
+    folder = f"{codebook}/{LANGUAGE_MODEL}"
+    row_tokens = load_json(f"{folder}/{PRECOG}")["config"]["finetune"]["row_tokens"]
+    model, tokenizer, _ = load_model(folder)
+    return text_states(model, text_rows(tokenizer, texts), row_tokens)
 
 
 def _begin(config: ModelConfig, inputs: dict[str, str], processes: Processes) -> tuple[DynamicIndex, Subject, Examples]:

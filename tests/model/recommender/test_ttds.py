@@ -13,8 +13,9 @@ import torch
 from safetensors.numpy import load_file
 
 from model.config import TokenizerConfig, model_config
+from model.data.packing import Layout, pack
 from model.processes import ALONE
-from model.recommender import ttds
+from model.recommender import states, ttds
 from model.recommender.backbone import load_model
 from model.recommender.dynamic_index import moved
 from model.recommender.inference import load_ranker
@@ -149,12 +150,20 @@ def test_two_processes_hold_one_index(stage_one: Request, tmp_path: Path) -> Non
     assert expected["renewals"]
 
 
-def test_states_of_texts_do_not_depend_on_their_packing(stage_one: Request) -> None:
-    request = stage_one(ttds=MOVING | {"epochs": 1})
+def test_states_of_texts_do_not_depend_on_their_packing(stage_one: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = stage_one(ttds=MOVING | {"epochs": 1}, finetune={"row_tokens": 200, "batch_size": 16})
     tokenized(request)
+    packed: list[int] = []
+
+    def counted(lengths: np.ndarray, row_tokens: int) -> Layout:
+        packed.append(row_tokens)
+        return pack(lengths, row_tokens)
+
+    monkeypatch.setattr(states, "pack", counted)
     model, tokenizer, _ = load_model(f"{request['output']}/{LANGUAGE_MODEL}")
     texts = ["Amber anchor", "", "Dark drum, part 3 and a good deal more", "Blue"]
     found_NH = ttds.item_states(request["output"], texts)
+    assert packed == [200]  # as in training, however much the backbone could read
     for text, state_H in zip(texts, found_NH, strict=True):
         if not text:
             assert not state_H.any()
