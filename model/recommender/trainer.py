@@ -97,15 +97,17 @@ class Trainer:
         progress.advance(position.step, "" if position.step == 0 else "done before")
         while position.epoch < recipe.epochs and not self._given_up():
             self.subject.model.train()
+            stream = self._micros()
             while position.micro < self.micro_batches:
                 self._refresh_if_due()
-                micros, waited = Prefetched(self._micros(self._next_stop())), self.speed.waited
-                for micro_batches in _in_steps(iter(micros), recipe.accumulation):
+                ahead = Prefetched(islice(stream, self._next_stop() - position.micro))
+                waited = self.speed.waited
+                for micro_batches in _in_steps(iter(ahead), recipe.accumulation):
                     sums_3Y = self._step(micro_batches, recipe.learning_rate * learning_rate(position.step))
                     position.sums = (np.array(position.sums or np.zeros_like(sums_3Y)) + sums_3Y).tolist()
                     position.step += 1
                     position.micro += len(micro_batches)
-                    self.speed.waited = waited + micros.waited
+                    self.speed.waited = waited + ahead.waited
                     progress.advance(note=self._note(sums_3Y))
                     if self.save_every and position.step % self.save_every == 0:
                         with self.speed.paused():
@@ -130,12 +132,12 @@ class Trainer:
         steps = self.refresh_steps - self.position.step % self.refresh_steps
         return min(self.micro_batches, self.position.micro + steps * self.recipe.accumulation)
 
-    def _micros(self, stop: int) -> Iterator[Micro]:
-        """This epoch's micro-batches from where we are up to that one, from this process's shards in turn."""
+    def _micros(self) -> Iterator[Micro]:
+        """This epoch's micro-batches from where we are, from this process's shards in turn; made when asked for."""
         own, epoch, done = self.own_shards, self.position.epoch, self.position.micro
         first = {shard: len(range(place, done, len(own))) for place, shard in enumerate(own)}
         streams = {shard: self.batches.read(epoch, shard, self.shards, skip=first[shard]) for shard in own}
-        for micro in range(done, stop):
+        for micro in range(done, self.micro_batches):
             number, place = divmod(micro, len(own))
             yield Micro(own[place], number, next(streams[own[place]]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from model.data.packing import Layout, pack
 from model.processes import ALONE
 from model.recommender import states, ttds
 from model.recommender.backbone import load_model
+from model.recommender.batches import Batches
 from model.recommender.dynamic_index import moved
 from model.recommender.inference import load_ranker
 from model.recommender.loss import string_losses
 from model.recommender.methods.base import LANGUAGE_MODEL, START, Users
+from model.recommender.rows import Batch
 from model.recommender.states import text_states
 from model.recommender.train import finetune
 from model.recommender.users import USERS_FOLDER, VIEWS_FILE, Prefixes
@@ -108,6 +110,20 @@ def test_an_index_that_is_never_renewed_stays(stage_one: Request) -> None:
     start = ttds.prepare(config, request["inputs"], ALONE).index
     assert start is not None
     assert np.array_equal(read_codes([request["output"]], LEVELS), start.codes_NL)
+
+
+def test_renewals_do_not_open_the_data_anew(stage_one: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[int, int]] = []
+    read = Batches.read
+
+    def counted(self: Batches, epoch: int, shard: int, shards: int, skip: int = 0) -> Iterator[Batch]:
+        opened.append((epoch, shard))
+        return read(self, epoch, shard, shards, skip)
+
+    monkeypatch.setattr(Batches, "read", counted)
+    metrics = tokenized(stage_one(finetune={"batch_size": 8, "shards": 2}))
+    assert len(metrics["renewals"]) > 2
+    assert opened == [(epoch, shard) for epoch in range(MOVING["epochs"]) for shard in range(2)]
 
 
 def test_a_killed_training_goes_on_to_the_same_end(stage_one: Request, tmp_path: Path, kill: Kill) -> None:
