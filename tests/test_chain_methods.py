@@ -18,7 +18,7 @@ from tests.shop import CHAIN, ITEMS, LAST, TOP_K, USERS, Shop
 TTDS = """
 [model.ttds]
 epochs = 1
-refresh_steps = 4
+renewals = 2
 strings = 8
 """
 TOWERS = """[model.tokenizer]

@@ -34,7 +34,7 @@ from model.processes import Processes
 from model.progress import Progress
 from model.recommender.backbone import Subject
 from model.recommender.checkpoint import Checkpoints, Position, whole
-from model.recommender.dynamic_index import DynamicIndex
+from model.recommender.dynamic_index import DynamicIndex, renewal_steps
 from model.recommender.objective import MicroBatch, Objective, Source
 from model.recommender.speed import Cost, Speed, peak_flops
 from model.recommender.validation import Validation
@@ -69,12 +69,12 @@ class Trainer:
         recipe, model = config.finetune, subject.model
         self.recipe, self.subject, self.batches, self.validation = recipe, subject, batches, validation
         self.objective, self.names, self.index = objective, objective.names, index
-        self.refresh_steps = config.ttds.refresh_steps
         self.processes, self.shards = processes, _shards(recipe, processes)
         self.own_shards = range(processes.rank, self.shards, processes.world_size)
         self.micro_batches = batches.per_shard(self.shards) * len(self.own_shards)
         """Of an epoch, for each process."""
         self.steps = recipe.epochs * -(-self.micro_batches // recipe.accumulation)
+        self.renewals = renewal_steps(config.ttds.renewals, self.steps) if index is not None else []
         layers: Any = getattr(model.base_model, "layers", ())
         sharded = recipe.parallel == "fsdp"
         self.loss = processes.shard(objective.loss, layers) if sharded else processes.wrap(objective.loss)
@@ -84,7 +84,7 @@ class Trainer:
         self.speed = Speed(peak_flops(processes.device))
         self.cost = Cost(subject, recipe.normalisation)
         self.save_every = recipe.checkpoint_steps if checkpoints else 0
-        key = digest([asdict(config), inputs, self.shards])
+        key = training_key(config, inputs, processes)
         self.checkpoints = Checkpoints(checkpoints or "", key, model, self.optimizer, processes, index)
         restored = self.checkpoints.restore() if self.save_every else None
         self.position, self.best = (Position(), {}) if restored is None else restored
@@ -120,17 +120,15 @@ class Trainer:
         return self._metrics()
 
     def _refresh_if_due(self) -> None:
-        if self.index is not None and self.index.due(self.position.step):
+        if self.index is not None and self.position.step in self.renewals:
             started = time.perf_counter()
             self.index.refresh(self.subject.model, self.loss, self.position.step)
             self.speed.refreshing += time.perf_counter() - started
 
     def _next_stop(self) -> int:
         """Micro-batches of this epoch until the index is renewed: none after it may be read before."""
-        if self.index is None or not self.refresh_steps:
-            return self.micro_batches
-        steps = self.refresh_steps - self.position.step % self.refresh_steps
-        return min(self.micro_batches, self.position.micro + steps * self.recipe.accumulation)
+        step = next((each for each in self.renewals if each > self.position.step), self.steps)
+        return min(self.micro_batches, self.position.micro + (step - self.position.step) * self.recipe.accumulation)
 
     def _micros(self) -> Iterator[Micro]:
         """This epoch's micro-batches from where we are, from this process's shards in turn; made when asked for."""
@@ -212,7 +210,7 @@ class Trainer:
             "best_epoch": self.position.best + 1 if self.position.ndcg else self.position.epoch,
         }
         if self.index is not None:
-            metrics |= {"towers": self.position.towers, "renewals": self.index.churn}
+            metrics |= {"towers": self.position.towers, "renewals": list(self.index.churn)}
         return metrics
 
     def _note(self, sums_3Y: np.ndarray) -> str:
@@ -235,6 +233,11 @@ class Trainer:
             f"seed {self.recipe.seed}, losses {dict(zip(self.names, means, strict=True))}. Lower "
             "finetune.learning_rate or raise finetune.warmup_share; if only one batch does it, look at its rows."
         )
+
+
+def training_key(config: ModelConfig, inputs: dict[str, str], processes: Processes) -> str:
+    """Under which its checkpoints stand: what would make another training has another key."""
+    return digest([asdict(config), inputs, _shards(config.finetune, processes)])
 
 
 def _shards(recipe: FinetuneConfig, processes: Processes) -> int:
