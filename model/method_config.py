@@ -19,7 +19,8 @@ def require(config: Any, least: int, *names: str) -> None:
 
 @dataclass(frozen=True)
 class TtdsConfig:
-    """Method "ttds". Its towers are dual_autoencoders by the settings of the tokenizer, a batch of theirs a step."""
+    """Method "ttds". Its towers are dual_autoencoders, whatever tokenizer.kind, by the tokenizer's other settings; they
+    learn from a batch of theirs a step."""
 
     __pydantic_config__: ClassVar = STRICT
     epochs: int = 2

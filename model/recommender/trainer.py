@@ -223,7 +223,9 @@ class Trainer:
         by_task = zip(self.names, position.loss[-1], shares_Y, strict=True)
         losses = ", ".join(f"{name} {loss:.3f} ({share:.0%})" for name, loss, share in by_task)
         ndcg = f"; validation NDCG@10 {position.ndcg[-1]:.4f}" if position.ndcg else ""
-        return f"loss (share of tokens) {losses}{ndcg}; {self.speed.note()}"
+        of_towers = position.towers[-1] if position.towers else {}
+        towers = "".join(f", {name} {mean:.3f}" for name, mean in of_towers.items())
+        return f"loss (share of tokens) {losses}{towers}{ndcg}; {self.speed.note()}"
 
     def _no_number(self, micro_batches: tuple[Micro, ...], sums_3Y: np.ndarray) -> str:
         where = ", ".join(f"batch {micro.number} of shard {micro.shard}" for micro in micro_batches)

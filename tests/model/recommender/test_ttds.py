@@ -95,6 +95,14 @@ def test_both_stages_end_in_lists_of_items_and_codes_of_users(stage_one: Request
     assert (ranked.user_codes_BL[2] == -1).all()
 
 
+def test_the_first_stage_of_a_first_stage_is_itself(stage_one: Request) -> None:
+    """Whoever records its settings hands them on."""
+    once = ttds.first_stage(model_config(stage_one()["config"]))
+    assert once.tokenizer.kind == "dual_autoencoder"
+    assert once.finetune.epochs == MOVING["epochs"]
+    assert ttds.first_stage(once) == once
+
+
 def test_without_tasks_for_users_there_are_no_codes_for_them(stage_one: Request) -> None:
     request = stage_one(ttds=MOVING | {"mixture": {}, "epochs": 1})
     metrics = tokenized(request)
