@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from model.config import TokenizerConfig, model_config
 from model.data.packing import Layout, pack
+from model.data.reader import read_items
 from model.processes import ALONE
 from model.recommender import states, ttds
 from model.recommender.backbone import load_model
@@ -125,6 +126,11 @@ def test_an_index_that_is_never_renewed_stays(stage_one: Request) -> None:
     assert found.autoencoder is not None
     for name, tensor in found.autoencoder.state_dict().items():
         assert name == "codes_LKZ" or torch.equal(tensor, learned[name]), name
+    # What later items are read with: the model as it ended, and a codebook that knows its states.
+    texts = read_items(f"{request['inputs']['training_set']}/items", ["text"])["text"].to_pylist()
+    text_NH = load_file(f"{request['output']}/{VIEWS_FILE}")["text"]
+    np.testing.assert_allclose(ttds.item_states(request["output"], texts), text_NH, atol=1e-4)
+    np.testing.assert_allclose(found.transform.text_mean_E, text_NH.mean(0), atol=1e-5)
 
 
 def test_renewals_do_not_open_the_data_anew(stage_one: Request, monkeypatch: pytest.MonkeyPatch) -> None:
