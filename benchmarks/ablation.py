@@ -106,7 +106,7 @@ def towers(**changes: Any) -> ModelConfig:
 
 OF_TTDS: dict[str, ModelConfig] = {
     "ttds": FULL_TTDS,
-    "ttds_static_index": moving(refresh_steps=0),
+    "ttds_static_index": moving(renewals=0),
     "ttds_items_only": moving(mixture={}),
     "ttds_no_user_tasks": moving(mixture={"next_item_of_user": 1.0}),
     "ttds_no_contrast": moving(contrast_weight=0.0),

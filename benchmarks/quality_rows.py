@@ -56,7 +56,6 @@ TTDS = replace(
     tokenizer=replace(TEXTS_READ.tokenizer, learning_rate=3e-3, batch_size=256, epochs=30),
     finetune=replace(TEXTS_READ.finetune, mixture={"next_item": 0.5, "title_to_item": 0.1}, epochs=8),
     ttds=TtdsConfig(
-        refresh_steps=350,
         mixture={"next_item_of_user": 1.0, "history_to_user": 0.1, "buyers_to_user": 0.1},
     ),
 )

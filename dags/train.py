@@ -15,6 +15,9 @@ from airflow.sdk.bases.operator import BaseOperator
 sys.path.append(str(Path(__file__).parent))  # the DAG processor does this, DagBag and parts of the CLI do not
 from spark_task import GATE, GPU_POOL, WAIT_FOR_INPUT, spark_task
 
+TRAINING = timedelta(hours=24)
+"""Of a language model, at most; one method trains it in `train_tokenizer`, too."""
+
 
 def train_on(split: str) -> list[BaseOperator]:
     """The steps from the training set to the model, on one split of the past.
@@ -24,9 +27,9 @@ def train_on(split: str) -> list[BaseOperator]:
     steps: list[tuple[str, dict[str, Any]]] = [
         ("build_training_set", {}),
         ("train_behaviour", {"pool": GPU_POOL}),
-        ("train_tokenizer", {"pool": GPU_POOL}),
+        ("train_tokenizer", {"pool": GPU_POOL, "timeout": TRAINING}),
         ("encode_items", {}),
-        ("finetune", {"pool": GPU_POOL, "timeout": timedelta(hours=24)}),
+        ("finetune", {"pool": GPU_POOL, "timeout": TRAINING}),
     ]
     return [spark_task(step, "--split", split, task_id=f"{step}_{split}", **options) for step, options in steps]
 

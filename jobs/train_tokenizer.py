@@ -22,12 +22,15 @@ from jobs.common.settings import load_settings
 from jobs.common.spark import open_spark
 from jobs.common.step import Day, SettingsFile, SplitOption, run
 from model.data.files import ITEMS_FILE, TEXT_VECTORS_FILE
+from model.recommender.ttds import first_stage
 from model.tokenizer.health import churn
 from model.tokenizer.train import train_tokenizer
 
 
 def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> None:
     settings = load_settings(settings_file)
+    if settings.method == "ttds":  # the manifest says what the stage was trained with
+        settings = settings.model_copy(update={"model": first_stage(settings.model)})
     training_set = newest(settings, "training_set", split, ds.date(), "build_training_set")
     behaviour = descendant(settings, "behaviour", split, ds.date(), training_set, "train_behaviour")
     if behaviour.manifest.settings.get("text_encoder") != settings.model_json()["text_encoder"]:

@@ -19,7 +19,8 @@ def require(config: Any, least: int, *names: str) -> None:
 
 @dataclass(frozen=True)
 class TtdsConfig:
-    """Method "ttds". Its towers are dual_autoencoders by the settings of the tokenizer, a batch of theirs a step."""
+    """Method "ttds". Its towers are dual_autoencoders, whatever tokenizer.kind, by the tokenizer's other settings; they
+    learn from a batch of theirs a step."""
 
     __pydantic_config__: ClassVar = STRICT
     epochs: int = 2
@@ -27,9 +28,10 @@ class TtdsConfig:
     codes move the model learns them anew, so the second is where it gets good."""
     second_stage: float = 1.0
     """Learning rate of the second stage, as a share of finetune.learning_rate."""
-    refresh_steps: int = 500
-    """The catalogue is read and quantised anew every so many steps; 0: the index of the start stays."""
-    hysteresis: float = 0.1
+    renewals: int = 4
+    """How often the catalogue is read and quantised anew, evenly spread over the first stage, so that codes rest in its
+    last part. 0: the index of the start stays, and its towers learn nothing more."""
+    hysteresis: float = 0.3
     """An item takes a new code only if that is nearer by more than this share of its squared distance to the old."""
     tower_share: float = 0.1
     """Learning rate of the towers while the index moves, as a share of tokenizer.learning_rate."""
@@ -44,7 +46,7 @@ class TtdsConfig:
 
     def __post_init__(self) -> None:
         require(self, 1, "epochs", "strings")
-        require(self, 0, "second_stage", "refresh_steps", "hysteresis", "contrast_weight", "distance_weight")
+        require(self, 0, "second_stage", "renewals", "hysteresis", "contrast_weight", "distance_weight")
         require(self, 0, "tower_share")
         if others := sorted(set(self.mixture) - set(USER_TASKS)):
             raise ValueError(f"ttds.mixture: {', '.join(others)} belong into finetune.mixture.")

@@ -65,6 +65,14 @@ class Processes:
         union: Tensor = all_items.unique()  # type: ignore[no-untyped-call]
         return union
 
+    def first_of(self, tensor: Tensor) -> Tensor:
+        """The first process's, for all of them; `tensor` has its shape and type everywhere."""
+        if self.world_size == 1:
+            return tensor
+        sent = tensor.to(self.device, copy=True).contiguous()
+        dist.broadcast(sent, 0)
+        return sent.to(tensor.device)
+
     def add_up(self, tensor: Tensor) -> None:
         """In place: its sum over the processes, on this process's device."""
         if self.world_size > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from jobs.common.artefacts import live_model
 from jobs.common.contracts import daily_table
 from jobs.common.feature_store import open_store
 from jobs.common.settings import load_settings
+from model.recommender.backbone import PRECOG
+from model.recommender.methods.base import LANGUAGE_MODEL
 from tests.shop import CHAIN, ITEMS, LAST, TOP_K, USERS, Shop
 
 TTDS = """
 [model.ttds]
 epochs = 1
-refresh_steps = 4
+renewals = 2
 strings = 8
 """
 TOWERS = """[model.tokenizer]
@@ -70,6 +73,15 @@ def test_the_new_method_was_judged_beside_the_old_one_and_is_live(shop: Shop, ch
     model = live_model(changed.settings).manifest
     assert model.settings["method"] == "ttds"
     assert live_model(shop.settings).manifest.settings["method"] == "semantic_convergence"
+
+
+def test_a_codebooks_manifest_says_what_it_was_trained_with(changed: Shop) -> None:
+    codebook = changed.newest("codebook/temporal")
+    used = json.loads(Path(codebook.path("codebook.json")).read_text())
+    assert used["kind"] == "dual_autoencoder"
+    assert codebook.manifest.settings["tokenizer"] == used
+    stage = json.loads(Path(codebook.path(f"{LANGUAGE_MODEL}/{PRECOG}")).read_text())["config"]
+    assert codebook.manifest.settings["finetune"] == stage["finetune"]
 
 
 def test_later_items_have_codes_by_the_states_of_their_texts(changed: Shop) -> None:

@@ -11,6 +11,7 @@ from itertools import islice
 import fsspec
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
@@ -40,6 +41,12 @@ def read_windows(training_set: str) -> Iterator[tuple[pa.Array, Ints, npt.NDArra
             batch.column(name).flatten().to_numpy().reshape(len(batch), -1) for name in ("items", "targets")
         )
         yield batch.column("user_id"), item_BT, (target_BT == 1) & (item_BT >= 0)
+
+
+def user_numbers(user_ids: npt.NDArray[np.object_]) -> Ints:
+    """A number [B] for each user's id, the same wherever it is asked for: 64 bits of a hash."""
+    numbers_B: Ints = pd.util.hash_array(user_ids).view(np.int64)
+    return numbers_B
 
 
 def read_targets(training_set: str, most_batches: int | None = None) -> tuple[Ints, Ints]:

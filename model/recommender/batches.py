@@ -12,7 +12,7 @@ import numpy as np
 
 from model.config import FinetuneConfig, ModelConfig
 from model.data.reader import read_batches, steps_per_epoch
-from model.data.targets import read_windows
+from model.data.targets import read_windows, user_numbers
 from model.recommender.cases import Cases, Negatives, Windows, draw_cases, one_target
 from model.recommender.dynamic_index import DynamicIndex
 from model.recommender.examples import Examples
@@ -35,7 +35,7 @@ class Batches:
         self._examples, self._negatives, self._config = examples, negatives, config
         self.tasks = tasks_of(config.finetune)
         named = any(task.uses({Slot.BUYERS}) for task in self.tasks)
-        self._buyers = Buyers(*read_prefixes(training_set, config.history_items)) if named else None
+        self._buyers = Buyers(read_prefixes(training_set, config.history_items)) if named else None
         self._views: Views | None = None
 
     def recode(self, index: DynamicIndex) -> None:
@@ -103,7 +103,7 @@ def read_drawn(
     """Number, windows and chance of each of an epoch's micro-batches of one shard, without the first `skip`."""
     batches = read_batches(
         sequences,
-        ["items", "targets", "later"],
+        ["items", "targets", "later", "user_id"],
         recipe.batch_size,
         seed=recipe.seed,
         epoch=epoch,
@@ -114,7 +114,8 @@ def read_drawn(
     for number, rows in enumerate(batches):
         if number >= skip:
             rng = np.random.default_rng([recipe.seed, epoch, shard, number])
-            yield number, Windows(rows["items"], rows["targets"], rows["later"]), rng
+            windows = Windows(rows["items"], rows["targets"], rows["later"], user_numbers(rows["user_id"]))
+            yield number, windows, rng
 
 
 def tasks_of(recipe: FinetuneConfig) -> list[Task]:

@@ -10,7 +10,7 @@ A attributes, U buyers.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class Windows:
     """1 where the item is to be predicted."""
     later_BX: Ints
     """What the user takes from the window's day on; see TOO_MANY."""
+    user_B: Ints
+    """`user_numbers`."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def draw_cases(
     buyers_BUH = np.empty((len(item_B), NAMED_BUYERS, 0), np.int64)
     wanted_B = (others_BO != PAD).all(1)
     if buyers is not None and task.uses({Slot.BUYERS}):
-        buyers_BUH = buyers.draw(rng, item_B, history_BH)
+        buyers_BUH = buyers.draw(rng, item_B, windows.user_B)
         wanted_B &= (buyers_BUH != PAD).any((1, 2))
     if task.uses({Slot.USER}):
         wanted_B &= (history_BH != PAD).any(1)
@@ -183,7 +185,7 @@ def draw_cases(
 def _from_place(windows: Windows, place_B: Ints) -> Windows:
     """The windows with the targets from these places on alone."""
     later_BT = np.arange(windows.items_BT.shape[1]) >= place_B[:, None]
-    return Windows(windows.items_BT, np.where(later_BT, windows.targets_BT, 0), windows.later_BX)
+    return replace(windows, targets_BT=np.where(later_BT, windows.targets_BT, 0))
 
 
 def one_target(windows: Windows, history_items: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:

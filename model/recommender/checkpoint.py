@@ -17,10 +17,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from model.data.files import load_tensors, save_tensors
 from model.generation import GenerationStore, Manifest
 from model.processes import Processes
-from model.recommender.dynamic_index import DynamicIndex, named
+from model.recommender.dynamic_index import DynamicIndex
+from model.recommender.towers import MOMENTS, named
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-FILE = "state.safetensors"
+FILE, INDEX_FILE = "state.safetensors", "index.safetensors"
 
 
 @dataclass
@@ -80,13 +80,14 @@ class Checkpoints:
                 tensors[f"{moment}.{name}"] = whole(self._optimizer.state[each][moment])
         if self._index is not None:
             of_index, position.index = self._index.state()
-            tensors |= {f"index.{name}": each for name, each in of_index.items()}
         total = self._processes.sums(*position.sums)
         if not self._processes.first:
             return
         older = self._store.complete()
         draft = self._store.begin()
         save_tensors(draft.path(FILE), {name: each.numpy() for name, each in tensors.items()})
+        if self._index is not None:
+            save_tensors(draft.path(INDEX_FILE), {name: each.numpy() for name, each in of_index.items()})
         draft.commit(Manifest(metrics=asdict(position) | {"sums": total}))
         for one in older:
             fs, path = fsspec.url_to_fs(one.uri)
@@ -100,15 +101,25 @@ class Checkpoints:
         position = Position(**newest.manifest.metrics)
         if not self._processes.first:
             position.sums = []  # the first one has all processes'
-        tensors = {name: torch.from_numpy(each) for name, each in load_tensors(newest.path(FILE)).items()}
+        tensors = _tensors(newest.path(FILE))
         self.put(dict(named(tensors, "weight.")))
         for name, each in self._trained.items():
             moments = {moment: _like(tensors[f"{moment}.{name}"], each) for moment in MOMENTS}
             step = torch.tensor(float(position.step), device=each.device)
             self._optimizer.state[each] = {"step": step, **moments}
         if self._index is not None:
-            self._index.load(dict(named(tensors, "index.")), position.index, position.step)
+            self._index.load(_tensors(newest.path(INDEX_FILE)), position.index)
         return position, dict(named(tensors, "best."))
+
+
+def kept_index(root: str, key: str) -> dict[str, Tensor] | None:
+    """Tensors of the dynamic index in the newest checkpoint, if there is one."""
+    newest = GenerationStore(root, key).latest()
+    return None if newest is None else _tensors(newest.path(INDEX_FILE))
+
+
+def _tensors(uri: str) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(each) for name, each in load_tensors(uri).items()}
 
 
 def whole(tensor: Tensor) -> Tensor:

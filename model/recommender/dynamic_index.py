@@ -1,18 +1,16 @@
 """An index that moves while the language model learns [paper: TTDS]: codes follow what the model knows of the texts.
 
-Every so many steps the catalogue is read anew in packed batches and quantised by the towers as they are then; in
-between the towers learn from these states, a batch a step. [code] re-encodes inside every step, one item at a time;
-[ours] the cache, and hysteresis: an item keeps its code unless another is nearer by a margin. Codes name one item each
-at all times, so that the model can be validated by real decoding and served as it is.
+A few times in the stage the catalogue is read anew in packed batches. The towers take in the new states under the codes
+that there are (`towers.py`), then an item takes another code if that is nearer by a margin; in between they learn from
+these states, a batch a step. [code] re-encodes inside every step, one item at a time; [ours] the cache, the taking in
+and the margin. Codes name one item each at all times, so that no prompt is ambiguous.
 
 Shapes: N items, M of them, V histories, L levels, H hidden size, P inputs of a tower, Z latent dimensions.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,59 +22,16 @@ from model.config import ModelConfig
 from model.processes import Processes
 from model.recommender.methods.base import Ints
 from model.recommender.states import text_states
+from model.recommender.towers import Tower, codebook_of, codebook_tensors, named
 from model.recommender.users import UserCoder, Views
 from model.tokenizer.assignment import assign_codes
-from model.tokenizer.autoencoder import train_step
 from model.tokenizer.codebook import Codebook
 from model.tokenizer.health import churn
 from model.tokenizer.quantizer import Floats, nearest_codes, reconstruct
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class Tower:
-    """A codebook that is learning still, and the rows that it learns from."""
-
-    def __init__(self, codebook: Codebook, views: Views, share: float) -> None:
-        """`share` of the learning rate that the codebook was trained with."""
-        assert codebook.autoencoder is not None, "a tower is a codebook with an autoencoder"
-        self._codebook, self.module = codebook, copy.deepcopy(codebook.autoencoder).float().train()
-        self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=share * codebook.config.learning_rate)
-        self.read(views)
-
-    def read(self, views: Views) -> None:
-        """From now on learn from these."""
-        inputs = self._codebook.inputs(views.text_NE, views.behaviour_ND, views.has_behaviour_N)
-        self.x_NP, self._text = inputs, torch.as_tensor(views.text_NE)
-        self._x = torch.as_tensor(inputs, dtype=torch.float32)
-
-    def step(self, rows: Ints) -> dict[str, float]:
-        """Learn from some rows; returns the terms of the loss."""
-        terms, _ = train_step(self.module, self._optimizer, self._x, self._text, torch.as_tensor(rows), quantised=True)
-        return terms
-
-    def frozen(self) -> Codebook:
-        """As it is now."""
-        module = copy.deepcopy(self.module).eval()
-        centroids_LKZ = module.codes_LKZ.detach().numpy().astype(np.float64)
-        return replace(self._codebook, centroids_LKZ=centroids_LKZ, autoencoder=module)
-
-    def tensors(self) -> dict[str, Tensor]:
-        found = dict(self.module.state_dict())
-        for name, each in self.module.named_parameters():
-            state = self._optimizer.state.get(each, {})
-            found |= {f"{moment}.{name}": state.get(moment, torch.zeros_like(each)) for moment in MOMENTS}
-        return found
-
-    def load(self, tensors: dict[str, Tensor], steps: int) -> None:
-        self.module.load_state_dict({name: tensors[name] for name in self.module.state_dict()})
-        for name, each in self.module.named_parameters():
-            moments = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS}
-            self._optimizer.state[each] = {"step": torch.tensor(float(steps)), **moments}
-
 
 class Start(NamedTuple):
-    """What the index begins with: the towers fitted to the states of the model before its first step."""
+    """What the index begins with: towers fitted to the states of a model before its first step, or kept ones."""
 
     text_NX: Ints
     """Token ids of the items' texts, padded with -1."""
@@ -87,11 +42,28 @@ class Start(NamedTuple):
     """That the users' tower learns from."""
     codes_NL: Ints
 
+    @classmethod
+    def kept(
+        cls,
+        config: ModelConfig,
+        tensors: dict[str, Tensor],
+        text_NX: Ints,
+        behaviour: tuple[np.ndarray, np.ndarray],
+        history_VH: Ints,
+    ) -> Start:
+        """From the tensors of an index (`DynamicIndex.state`), which go on as they were."""
+        of_items, of_users = (dict(named(tensors, prefix)) for prefix in ("items.", "users."))
+        views = Views(tensors["text"].numpy(), *behaviour)
+        items = codebook_of(config.tokenizer, of_items)
+        users = codebook_of(config.tokenizer, of_users) if of_users else None
+        return cls(text_NX, views, items, users, history_VH, tensors["codes"].numpy())
+
 
 class DynamicIndex:
     """Codes of items and users as they are now, and the towers behind them. The same on all processes."""
 
     def __init__(self, config: ModelConfig, start: Start, processes: Processes) -> None:
+        """`config`: of the first stage."""
         self._config, self._processes, self.text_NX = config, processes, start.text_NX
         self._history_VH, self.views, self.codes_NL = start.history_VH, start.views, start.codes_NL
         self.towers = {"items": Tower(start.items, start.views, config.ttds.tower_share)}
@@ -100,33 +72,44 @@ class DynamicIndex:
             self.towers["users"] = Tower(start.users, views, config.ttds.tower_share)
         self.users = self._coder()
         self.churn: list[dict[str, Any]] = []
+        """Of each renewal so far."""
+        self._tower_steps = 0
         self.terms: dict[str, list[float]] = {}
         """Sums since the epoch began, then their number."""
         self._readers: list[Callable[[DynamicIndex], None]] = []
+        self._agree()
 
     def tell(self, reader: Callable[[DynamicIndex], None]) -> None:
         """Call the reader now, and whenever codes have changed."""
         self._readers.append(reader)
         reader(self)
 
-    def due(self, step: int) -> bool:
-        every = self._config.ttds.refresh_steps
-        return every > 0 and step > 0 and step % every == 0
-
     def refresh(self, model: PreTrainedModel, trained: nn.Module, step: int) -> None:
         """Read the catalogue with the model as it is, and quantise it anew."""
-        row_tokens = self._config.finetune.row_tokens
-        text_NH = text_states(model, self.text_NX, row_tokens, self._processes, trained)
-        self.views = self.views._replace(text_NE=text_NH)
-        self._read_views()
-        before_NL, items = self.codes_NL, self.towers["items"].frozen()
-        self.codes_NL = moved(items, self.towers["items"].x_NP, before_NL, self._config.ttds.hysteresis)
-        self.users = self._coder()
-        self.churn.append({"step": step, **churn(before_NL, self.codes_NL)})
+        before_NL, before_VL = self.codes_NL, self._codes_of_users()
+        self._read(model, trained, before_VL)
+        items = self.towers["items"]
+        self.codes_NL = moved(items.frozen(), items.x_NP, before_NL, self._config.ttds.hysteresis)
+        self._agree()
+        self.churn.append({"step": step, **churn(before_NL, self.codes_NL), **self._users_kept(before_VL)})
         self._told()
 
+    def settle(self, model: PreTrainedModel, trained: nn.Module) -> dict[str, float]:
+        """Read the catalogue with the model as it ends, whose states later items will have; every item keeps its code.
+
+        Returns what became of the codes of users, if they have any: they follow from the states.
+        """
+        before_VL = self._codes_of_users()
+        self._read(model, trained, before_VL)
+        self._agree()
+        self._told()
+        return self._users_kept(before_VL)
+
     def step(self, number: int) -> None:
-        """Let the towers learn from a batch each, drawn by the number of the step."""
+        """Let the towers of an index that moves learn from a batch each, drawn by the number of the step."""
+        if not self._config.ttds.renewals:
+            return
+        self._tower_steps += 1
         for place, (name, tower) in enumerate(self.towers.items()):
             rng = np.random.default_rng([self._config.finetune.seed, number, place])
             rows = rng.choice(len(tower.x_NP), min(self._config.tokenizer.batch_size, len(tower.x_NP)), replace=False)
@@ -141,45 +124,71 @@ class DynamicIndex:
         self.terms = {}
         return means
 
-    def frozen(self) -> Codebook:
-        """The items' tower as it is now."""
-        return self.towers["items"].frozen()
-
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON values that `load` goes on from."""
+        return self._tensors(), {"churn": self.churn, "terms": self.terms, "tower_steps": self._tower_steps}
+
+    def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self.churn, self.terms, self._tower_steps = values["churn"], values["terms"], values["tower_steps"]
+        self._take(tensors)
+        self._told()
+
+    def _read(self, model: PreTrainedModel, trained: nn.Module, codes_VL: Ints) -> None:
+        """The towers take in what the model makes of the texts now, under the codes that there are."""
+        row_tokens = self._config.finetune.row_tokens
+        text_NH = text_states(model, self.text_NX, row_tokens, self._processes, trained)
+        self.views = self.views._replace(text_NE=text_NH)
+        self.towers["items"].read(self.views, self.codes_NL)
+        if "users" in self.towers:
+            self.towers["users"].read(self.views.of_histories(self._history_VH), codes_VL)
+        self.users = self._coder()
+
+    def _agree(self) -> None:
+        """All processes hold what the first one found: the last bits of sums and distances may be each one's own."""
+        if self._processes.world_size == 1:
+            return
+        self._take({name: self._processes.first_of(each) for name, each in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
         tensors = {"codes": torch.as_tensor(self.codes_NL), "text": torch.as_tensor(self.views.text_NE)}
         for name, tower in self.towers.items():
             tensors |= {f"{name}.{key}": each for key, each in tower.tensors().items()}
         if self.users is not None:
-            # Between two refreshes the users' codes are those of the tower as it was then.
-            assert self.users.tower.autoencoder is not None
-            of_users = self.users.tower.autoencoder.state_dict()
-            tensors |= {f"coder.{key}": each for key, each in of_users.items()}
-        return tensors, {"churn": self.churn, "terms": self.terms}
+            # Between two renewals the users' codes are those of the tower as it was then.
+            tensors |= {f"coder.{key}": each for key, each in codebook_tensors(self.users.tower).items()}
+        return tensors
 
-    def load(self, tensors: dict[str, Tensor], values: dict[str, Any], steps: int) -> None:
-        self.churn, self.terms = values["churn"], values["terms"]
+    def _take(self, tensors: dict[str, Tensor]) -> None:
         self.codes_NL = tensors["codes"].numpy()
         self.views = self.views._replace(text_NE=tensors["text"].numpy())
+        views = {"items": self.views}
         if self.users is not None:
-            self.towers["users"].module.load_state_dict(dict(named(tensors, "coder.")))
-            self.users = self._coder()
+            views["users"] = self.views.of_histories(self._history_VH)
+            of_users = codebook_of(self._config.tokenizer, dict(named(tensors, "coder.")))
+            self.users = UserCoder(of_users, self.views)
         for name, tower in self.towers.items():
-            tower.load(dict(named(tensors, f"{name}.")), steps)
-        self._read_views()
-        self._told()
+            tower.load(dict(named(tensors, f"{name}.")), self._tower_steps, views[name])
+
+    def _codes_of_users(self) -> Ints:
+        """Of the histories that their tower learns from."""
+        return np.empty((0, 0), np.int64) if self.users is None else self.users.codes(self._history_VH)
+
+    def _users_kept(self, before_VL: Ints) -> dict[str, float]:
+        if self.users is None:
+            return {}
+        return {"same_code_of_users": float((before_VL == self._codes_of_users()).all(axis=1).mean())}
 
     def _told(self) -> None:
         for reader in self._readers:
             reader(self)
 
-    def _read_views(self) -> None:
-        self.towers["items"].read(self.views)
-        if "users" in self.towers:
-            self.towers["users"].read(self.views.of_histories(self._history_VH))
-
     def _coder(self) -> UserCoder | None:
         return UserCoder(self.towers["users"].frozen(), self.views) if "users" in self.towers else None
+
+
+def renewal_steps(renewals: int, steps: int) -> list[int]:
+    """Before which steps of so many the index is renewed: after as many as there are behind the last one."""
+    return sorted({steps * number // (renewals + 1) for number in range(1, renewals + 1)} - {0})
 
 
 def moved(codebook: Codebook, x_NP: Floats, before_NL: Ints, hysteresis: float) -> Ints:
@@ -205,8 +214,3 @@ def _distances(codebook: Codebook, latent_NZ: Floats, codes_NL: Ints) -> Floats:
     """Squared, [N]."""
     away_N: Floats = ((latent_NZ - reconstruct(codes_NL, codebook.centroids_LKZ)) ** 2).sum(1)
     return away_N
-
-
-def named(tensors: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """Those of a prefix, without it."""
-    return ((name.removeprefix(prefix), each) for name, each in tensors.items() if name.startswith(prefix))

@@ -135,7 +135,9 @@ def _objective(config: ModelConfig, subject: Subject, tasks: list[Task], *, with
 
 
 def second_stage(config: ModelConfig) -> ModelConfig:
-    """Of TTDS: the settings of the fine-tuning that goes on with frozen codes [code: a tenth of the learning rate]."""
+    """Of TTDS: the settings of the fine-tuning that goes on with frozen codes, at ttds.second_stage of the
+    learning rate [ours: all of it; code: a tenth].
+    """
     finetune = with_user_tasks(config).finetune
     return replace(config, finetune=replace(finetune, learning_rate=config.ttds.second_stage * finetune.learning_rate))
 

@@ -34,7 +34,7 @@ from model.processes import Processes
 from model.progress import Progress
 from model.recommender.backbone import Subject
 from model.recommender.checkpoint import Checkpoints, Position, whole
-from model.recommender.dynamic_index import DynamicIndex
+from model.recommender.dynamic_index import DynamicIndex, renewal_steps
 from model.recommender.objective import MicroBatch, Objective, Source
 from model.recommender.speed import Cost, Speed, peak_flops
 from model.recommender.validation import Validation
@@ -69,12 +69,12 @@ class Trainer:
         recipe, model = config.finetune, subject.model
         self.recipe, self.subject, self.batches, self.validation = recipe, subject, batches, validation
         self.objective, self.names, self.index = objective, objective.names, index
-        self.refresh_steps = config.ttds.refresh_steps
         self.processes, self.shards = processes, _shards(recipe, processes)
         self.own_shards = range(processes.rank, self.shards, processes.world_size)
         self.micro_batches = batches.per_shard(self.shards) * len(self.own_shards)
         """Of an epoch, for each process."""
         self.steps = recipe.epochs * -(-self.micro_batches // recipe.accumulation)
+        self.renewals = renewal_steps(config.ttds.renewals, self.steps) if index is not None else []
         layers: Any = getattr(model.base_model, "layers", ())
         sharded = recipe.parallel == "fsdp"
         self.loss = processes.shard(objective.loss, layers) if sharded else processes.wrap(objective.loss)
@@ -84,7 +84,7 @@ class Trainer:
         self.speed = Speed(peak_flops(processes.device))
         self.cost = Cost(subject, recipe.normalisation)
         self.save_every = recipe.checkpoint_steps if checkpoints else 0
-        key = digest([asdict(config), inputs, self.shards])
+        key = training_key(config, inputs, processes)
         self.checkpoints = Checkpoints(checkpoints or "", key, model, self.optimizer, processes, index)
         restored = self.checkpoints.restore() if self.save_every else None
         self.position, self.best = (Position(), {}) if restored is None else restored
@@ -97,15 +97,17 @@ class Trainer:
         progress.advance(position.step, "" if position.step == 0 else "done before")
         while position.epoch < recipe.epochs and not self._given_up():
             self.subject.model.train()
+            stream = self._micros()
             while position.micro < self.micro_batches:
                 self._refresh_if_due()
-                micros, waited = Prefetched(self._micros(self._next_stop())), self.speed.waited
-                for micro_batches in _in_steps(iter(micros), recipe.accumulation):
+                ahead = Prefetched(islice(stream, self._next_stop() - position.micro))
+                waited = self.speed.waited
+                for micro_batches in _in_steps(iter(ahead), recipe.accumulation):
                     sums_3Y = self._step(micro_batches, recipe.learning_rate * learning_rate(position.step))
                     position.sums = (np.array(position.sums or np.zeros_like(sums_3Y)) + sums_3Y).tolist()
                     position.step += 1
                     position.micro += len(micro_batches)
-                    self.speed.waited = waited + micros.waited
+                    self.speed.waited = waited + ahead.waited
                     progress.advance(note=self._note(sums_3Y))
                     if self.save_every and position.step % self.save_every == 0:
                         with self.speed.paused():
@@ -118,24 +120,22 @@ class Trainer:
         return self._metrics()
 
     def _refresh_if_due(self) -> None:
-        if self.index is not None and self.index.due(self.position.step):
+        if self.index is not None and self.position.step in self.renewals:
             started = time.perf_counter()
             self.index.refresh(self.subject.model, self.loss, self.position.step)
             self.speed.refreshing += time.perf_counter() - started
 
     def _next_stop(self) -> int:
         """Micro-batches of this epoch until the index is renewed: none after it may be read before."""
-        if self.index is None or not self.refresh_steps:
-            return self.micro_batches
-        steps = self.refresh_steps - self.position.step % self.refresh_steps
-        return min(self.micro_batches, self.position.micro + steps * self.recipe.accumulation)
+        step = next((each for each in self.renewals if each > self.position.step), self.steps)
+        return min(self.micro_batches, self.position.micro + (step - self.position.step) * self.recipe.accumulation)
 
-    def _micros(self, stop: int) -> Iterator[Micro]:
-        """This epoch's micro-batches from where we are up to that one, from this process's shards in turn."""
+    def _micros(self) -> Iterator[Micro]:
+        """This epoch's micro-batches from where we are, from this process's shards in turn; made when asked for."""
         own, epoch, done = self.own_shards, self.position.epoch, self.position.micro
         first = {shard: len(range(place, done, len(own))) for place, shard in enumerate(own)}
         streams = {shard: self.batches.read(epoch, shard, self.shards, skip=first[shard]) for shard in own}
-        for micro in range(done, stop):
+        for micro in range(done, self.micro_batches):
             number, place = divmod(micro, len(own))
             yield Micro(own[place], number, next(streams[own[place]]))
 
@@ -210,7 +210,7 @@ class Trainer:
             "best_epoch": self.position.best + 1 if self.position.ndcg else self.position.epoch,
         }
         if self.index is not None:
-            metrics |= {"towers": self.position.towers, "renewals": self.index.churn}
+            metrics |= {"towers": self.position.towers, "renewals": list(self.index.churn)}
         return metrics
 
     def _note(self, sums_3Y: np.ndarray) -> str:
@@ -223,7 +223,9 @@ class Trainer:
         by_task = zip(self.names, position.loss[-1], shares_Y, strict=True)
         losses = ", ".join(f"{name} {loss:.3f} ({share:.0%})" for name, loss, share in by_task)
         ndcg = f"; validation NDCG@10 {position.ndcg[-1]:.4f}" if position.ndcg else ""
-        return f"loss (share of tokens) {losses}{ndcg}; {self.speed.note()}"
+        of_towers = position.towers[-1] if position.towers else {}
+        towers = "".join(f", {name} {mean:.3f}" for name, mean in of_towers.items())
+        return f"loss (share of tokens) {losses}{towers}{ndcg}; {self.speed.note()}"
 
     def _no_number(self, micro_batches: tuple[Micro, ...], sums_3Y: np.ndarray) -> str:
         where = ", ".join(f"batch {micro.number} of shard {micro.shard}" for micro in micro_batches)
@@ -233,6 +235,11 @@ class Trainer:
             f"seed {self.recipe.seed}, losses {dict(zip(self.names, means, strict=True))}. Lower "
             "finetune.learning_rate or raise finetune.warmup_share; if only one batch does it, look at its rows."
         )
+
+
+def training_key(config: ModelConfig, inputs: dict[str, str], processes: Processes) -> str:
+    """Under which its checkpoints stand: what would make another training has another key."""
+    return digest([asdict(config), inputs, _shards(config.finetune, processes)])
 
 
 def _shards(recipe: FinetuneConfig, processes: Processes) -> int:

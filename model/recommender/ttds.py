@@ -17,18 +17,21 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from model.config import ModelConfig, model_config
+from model.data.files import load_json
 from model.data.reader import read_items
 from model.processes import Processes, joined
-from model.recommender.backbone import Subject, build_backbone, build_subject, load_model, save_model
+from model.recommender.backbone import PRECOG, Subject, build_backbone, build_subject, load_model, save_model
+from model.recommender.checkpoint import kept_index
 from model.recommender.dynamic_index import DynamicIndex, Start
 from model.recommender.examples import Examples, text_rows
 from model.recommender.methods.base import LANGUAGE_MODEL, Floats, Ints
 from model.recommender.queries import KeyTerms
 from model.recommender.states import text_states
 from model.recommender.train import trainer_of, with_user_tasks
-from model.recommender.trainer import Trainer
+from model.recommender.trainer import Trainer, training_key
 from model.recommender.users import USERS_FOLDER, VIEWS_FILE, Views, read_prefixes
 from model.tokenizer.codebook import Codebook
 from model.tokenizer.train import read_behaviour, write_codebook
@@ -50,13 +53,12 @@ def tokenize(request: dict[str, Any]) -> dict[str, Any]:
         metrics = trainer.run()
         index = trainer.index
         assert index is not None
-        if config.ttds.refresh_steps:  # codes of the model as it ends
-            index.refresh(trainer.subject.model, trainer.loss, trainer.position.step)
+        metrics["settled"] = index.settle(trainer.subject.model, trainer.loss)
         weights = trainer.checkpoints.weights()
         if processes.first:
             # Into a model of its own: of the one that was trained, a process may hold but its share.
             texts = read_items(f"{inputs['training_set']}/items", ["text"])["text"].to_pylist()
-            fresh = _subject(config, texts, {name: tower.frozen() for name, tower in index.towers.items()})
+            fresh = _subject(config, texts, index)
             fresh.model.load_state_dict(weights, strict=False)
             output = request["output"]
             save_model(f"{output}/{LANGUAGE_MODEL}", fresh.merged(), fresh.tokenizer, fresh.vocabulary, config)
@@ -72,7 +74,10 @@ def prepare(
 
     `config`: of the first stage.
     """
-    index, subject, examples = _begin(config, inputs, processes)
+    kept = None
+    if checkpoints and config.finetune.checkpoint_steps:
+        kept = kept_index(checkpoints, training_key(config, inputs, processes))
+    index, subject, examples = _begin(config, inputs, processes, kept)
     return trainer_of(config, inputs, subject, examples, index.codes_NL, processes, checkpoints, index)
 
 
@@ -85,44 +90,58 @@ def first_stage(config: ModelConfig) -> ModelConfig:
 
 def item_states(codebook: str, texts: Sequence[str]) -> Floats:
     """States [N,H] of later items' texts, as the language model in a codebook's folder (URI) reads them."""
-    model, tokenizer, _ = load_model(f"{codebook}/{LANGUAGE_MODEL}")
-    return text_states(model, text_rows(tokenizer, texts), model.config.max_position_embeddings)
+    folder = f"{codebook}/{LANGUAGE_MODEL}"
+    row_tokens = load_json(f"{folder}/{PRECOG}")["config"]["finetune"]["row_tokens"]
+    model, tokenizer, _ = load_model(folder)
+    return text_states(model, text_rows(tokenizer, texts), row_tokens)
 
 
-def _begin(config: ModelConfig, inputs: dict[str, str], processes: Processes) -> tuple[DynamicIndex, Subject, Examples]:
-    """The towers are fitted to the states of the model before its first step."""
+def _begin(
+    config: ModelConfig, inputs: dict[str, str], processes: Processes, kept: dict[str, Tensor] | None
+) -> tuple[DynamicIndex, Subject, Examples]:
+    """The towers are `kept`, those of a checkpoint, or fitted to the states of the model before its first step."""
     items = read_items(f"{inputs['training_set']}/items", ["item_id", "title", "text"])
     item_ids, titles, texts = (items[name].to_pylist() for name in ("item_id", "title", "text"))
     model, tokenizer = build_backbone(config.backbone, texts, config.finetune.seed)
     text_NX = text_rows(tokenizer, texts)
-    state_NH = text_states(model.to(processes.device), text_NX, config.finetune.row_tokens, processes)  # type: ignore[arg-type]
-    views = Views(state_NH, *read_behaviour(inputs, item_ids))
-    of_items = Codebook.train(config.tokenizer, item_ids, *views)
-    of_users, history_UH = _users(config, inputs["training_set"], views)
-    codes_NL = of_items.assign(item_ids, of_items.inputs(*views), np.empty((0, config.tokenizer.levels), np.int64))
-    index = DynamicIndex(config, Start(text_NX, views, of_items, of_users, history_UH, codes_NL), processes)
-    subject = _subject(config, texts, {"items": of_items} | ({} if of_users is None else {"users": of_users}))
-    examples = Examples(subject.tokenizer, subject.vocabulary, codes_NL, titles, texts, KeyTerms.of(texts))
+    history_UH = _histories(config, inputs["training_set"])
+    behaviour = read_behaviour(inputs, item_ids)
+    if kept is None:
+        state_NH = text_states(model.to(processes.device), text_NX, config.finetune.row_tokens, processes)  # type: ignore[arg-type]
+        start = _fitted(config, item_ids, text_NX, Views(state_NH, *behaviour), history_UH)
+    else:
+        start = Start.kept(config, kept, text_NX, behaviour, history_UH)
+    index = DynamicIndex(config, start, processes)
+    subject = _subject(config, texts, index)
+    examples = Examples(subject.tokenizer, subject.vocabulary, index.codes_NL, titles, texts, KeyTerms.of(texts))
     return index, subject, examples
 
 
-def _subject(config: ModelConfig, texts: Sequence[str], towers: dict[str, Codebook]) -> Subject:
-    """The model before its first step; its code tokens start as the centroids of their towers."""
-    of_users = towers["users"].centroids_LKZ if "users" in towers else None
-    return build_subject(config, texts, towers["items"].centroids_LKZ, of_users)
+def _subject(config: ModelConfig, texts: Sequence[str], index: DynamicIndex) -> Subject:
+    """A model that has not learned; its code tokens start as the centroids of their towers."""
+    centroids = {name: tower.frozen().centroids_LKZ for name, tower in index.towers.items()}
+    return build_subject(config, texts, centroids["items"], centroids.get("users"))
 
 
-def _users(config: ModelConfig, training_set: str, views: Views) -> tuple[Codebook | None, Ints]:
-    """The users' tower, and the histories that it learns from, drawn from the training set's."""
-    history_VH = read_prefixes(training_set, config.history_items)[1]
+def _fitted(config: ModelConfig, item_ids: Sequence[str], text_NX: Ints, views: Views, history_UH: Ints) -> Start:
+    of_items = Codebook.train(config.tokenizer, item_ids, *views)
+    codes_NL = of_items.assign(item_ids, of_items.inputs(*views), np.empty((0, config.tokenizer.levels), np.int64))
+    of_users = None
+    if len(history_UH):
+        rows = [str(row) for row in range(len(history_UH))]
+        of_users = Codebook.train(config.tokenizer, rows, *views.of_histories(history_UH))
+    return Start(text_NX, views, of_items, of_users, history_UH, codes_NL)
+
+
+def _histories(config: ModelConfig, training_set: str) -> Ints:
+    """Those that the users' tower learns from, drawn from the training set's; none where users have no part."""
+    history_VH = read_prefixes(training_set, config.history_items).history_VH
     if not config.ttds.mixture:
-        return None, history_VH[:0]
+        return history_VH[:0]
     if not len(history_VH):
         raise ValueError("No target has an item before it: users have no history to be known by. Empty ttds.mixture.")
     rng = np.random.default_rng(config.finetune.seed)
-    drawn_U = np.sort(rng.choice(len(history_VH), min(TOWER_USERS, len(history_VH)), replace=False))
-    history_UH = history_VH[drawn_U]
-    return Codebook.train(config.tokenizer, [str(row) for row in drawn_U], *views.of_histories(history_UH)), history_UH
+    return history_VH[np.sort(rng.choice(len(history_VH), min(TOWER_USERS, len(history_VH)), replace=False))]
 
 
 def _save(index: DynamicIndex, inputs: dict[str, str], output: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.data.files import load_tensors, save_tensors
-from model.data.targets import read_windows
+from model.data.targets import read_windows, user_numbers
 from model.recommender.methods.base import PAD, Bools, Floats, Ints
 from model.tokenizer.codebook import Codebook
 from model.tokenizer.quantizer import nearest_codes
@@ -94,43 +94,53 @@ class UserCoder:
         return np.where((history_BH != PAD).any(axis=1)[:, None], codes_BL, PAD)
 
 
-def read_prefixes(training_set: str, history_items: int) -> tuple[Ints, Ints]:
-    """Targets with a history of at most SAMPLED_BATCHES batches of windows: items [V], and what came before [V,H]."""
-    items, histories = [np.empty(0, np.int64)], [np.empty((0, history_items), np.int64)]
-    for _, item_BT, wanted_BT in islice(read_windows(training_set), SAMPLED_BATCHES):
+class Prefixes(NamedTuple):
+    """Targets, and what their users took before."""
+
+    item_V: Ints
+    user_V: Ints
+    """`user_numbers`."""
+    history_VH: Ints
+    """None of them empty; padded with -1 in front."""
+
+
+def read_prefixes(training_set: str, history_items: int) -> Prefixes:
+    """Those with a history of at most SAMPLED_BATCHES batches of windows, in their order."""
+    items, users = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    histories = [np.empty((0, history_items), np.int64)]
+    for user_ids, item_BT, wanted_BT in islice(read_windows(training_set), SAMPLED_BATCHES):
         row_V, place_V = np.nonzero(wanted_BT)
         before_VH = place_V[:, None] - history_items + np.arange(history_items)
         history_VH = np.where(before_VH < 0, PAD, item_BT[row_V[:, None], before_VH.clip(min=0)])
         has_V = (history_VH != PAD).any(axis=1)
         items.append(item_BT[row_V[has_V], place_V[has_V]].astype(np.int64))
+        users.append(user_numbers(user_ids.to_numpy(zero_copy_only=False))[row_V[has_V]])
         histories.append(history_VH[has_V].astype(np.int64))
-    return np.concatenate(items), np.concatenate(histories)
+    return Prefixes(np.concatenate(items), np.concatenate(users), np.concatenate(histories))
 
 
 class Buyers:
-    """Who took an item, as the histories they had before they did: `read_prefixes`."""
+    """Who took an item, as the histories they had before they first did."""
 
-    def __init__(self, item_V: Ints, history_VH: Ints) -> None:
-        """At most BUYERS_PER_ITEM of an item are kept: the first."""
-        order_V = np.argsort(item_V, kind="stable")
-        item_V, history_VH = item_V[order_V], history_VH[order_V]
-        starts_V = np.searchsorted(item_V, item_V)
-        kept_V = np.arange(len(item_V)) - starts_V < BUYERS_PER_ITEM
-        self.item_V, self.history_VH = item_V[kept_V], history_VH[kept_V]
+    def __init__(self, prefixes: Prefixes) -> None:
+        """At most BUYERS_PER_ITEM users of an item are kept: those of the smallest numbers."""
+        pair_V2 = np.column_stack([prefixes.item_V, prefixes.user_V])
+        first_V = np.unique(pair_V2, axis=0, return_index=True)[1]
+        item_V = prefixes.item_V[first_V]
+        kept_V = first_V[np.arange(len(item_V)) - np.searchsorted(item_V, item_V) < BUYERS_PER_ITEM]
+        self._item_V, self._user_V, self._history_VH = (each[kept_V] for each in prefixes)
 
-    def draw(self, rng: np.random.Generator, item_B: Ints, history_BH: Ints) -> Ints:
-        """Histories [B,U,H] of up to NAMED_BUYERS other users who took the item; -1 alone where there are no more.
-
-        Nobody is the user in question: a history like that one's is left out.
+    def draw(self, rng: np.random.Generator, item_B: Ints, user_B: Ints) -> Ints:
+        """Histories [B,U,H] of up to NAMED_BUYERS users other than `user_B` who took the item; -1 alone where there
+        are no more.
         """
-        first_B, last_B = (np.searchsorted(self.item_V, item_B, side) for side in ("left", "right"))
+        if not len(self._item_V):
+            return np.full((len(item_B), NAMED_BUYERS, self._history_VH.shape[1]), PAD, np.int64)
+        first_B, last_B = (np.searchsorted(self._item_V, item_B, side) for side in ("left", "right"))
         chosen_BX = first_B[:, None] + np.argsort(rng.random((len(item_B), BUYERS_PER_ITEM)), axis=1)
         there_BX = chosen_BX < last_B[:, None]
         chosen_BX = np.where(there_BX, chosen_BX, 0)
-        if not len(self.item_V):
-            return np.full((len(item_B), NAMED_BUYERS, history_BH.shape[1]), PAD, np.int64)
-        history_BXH = self.history_VH[chosen_BX]
-        there_BX &= (history_BXH != history_BH[:, None]).any(axis=2)
+        there_BX &= self._user_V[chosen_BX] != user_B[:, None]
         best_BU = np.argsort(~there_BX, axis=1, kind="stable")[:, :NAMED_BUYERS]
-        found_BUH = np.take_along_axis(history_BXH, best_BU[:, :, None], axis=1)
+        found_BUH = self._history_VH[np.take_along_axis(chosen_BX, best_BU, axis=1)]
         return np.where(np.take_along_axis(there_BX, best_BU, axis=1)[:, :, None], found_BUH, PAD)

@@ -9,8 +9,10 @@ are quantised, L levels, K codes a level.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -78,14 +80,19 @@ class Codebook:
 
     def quantised(self, x_NP: Floats) -> Floats:
         """What is quantised [N,Z]: the inputs themselves, or their latent vectors."""
-        latent_NZ = x_NP if self.autoencoder is None else self.autoencoder.encode(x_NP)
+        latent_NZ = x_NP if self._exact is None else self._exact.encode(x_NP)
         # The last bits depend on a row's place among others; codes must not.
         return latent_NZ.round(DECIMALS)
 
     def rebuilt(self, codes_NL: Ints) -> Floats:
         """The inputs [N,P] that codes stand for."""
         sum_NZ = reconstruct(codes_NL, self.centroids_LKZ)
-        return sum_NZ if self.autoencoder is None else self.autoencoder.decode(sum_NZ)
+        return sum_NZ if self._exact is None else self._exact.decode(sum_NZ)
+
+    @cached_property
+    def _exact(self) -> ResidualAutoencoder | None:
+        """The autoencoder in float64, made once: codes are asked for batch by batch."""
+        return None if self.autoencoder is None else copy.deepcopy(self.autoencoder).double()
 
     def assign(self, item_ids: Sequence[str], x_NP: Floats, taken_ML: Ints) -> Ints:
         """Distinct free codes [N,L] for items with the inputs `x_NP`, in any order. ValueError when codes run out."""
@@ -112,19 +119,27 @@ class Codebook:
 
     def save(self, uri: str) -> None:
         """Write `codebook.safetensors` and `codebook.json` into a folder."""
+        save_tensors(f"{uri}/codebook.safetensors", self.tensors())
+        save_json(f"{uri}/codebook.json", asdict(self.config))
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All that was learned; `of` is the way back."""
         tensors = {CENTROIDS: self.centroids_LKZ, **self.transform.tensors()}
         if self.autoencoder is not None:
             tensors |= {AUTOENCODER + name: tensor.numpy() for name, tensor in self.autoencoder.state_dict().items()}
-        save_tensors(f"{uri}/codebook.safetensors", tensors)
-        save_json(f"{uri}/codebook.json", asdict(self.config))
+        return tensors
 
     @classmethod
     def load(cls, uri: str) -> Codebook:
         config = TokenizerConfig(**load_json(f"{uri}/codebook.json"))
-        tensors = load_tensors(f"{uri}/codebook.safetensors")
-        learned = {name.removeprefix(AUTOENCODER): tensors.pop(name) for name in list(tensors) if AUTOENCODER in name}
-        centroids_LKZ = tensors.pop(CENTROIDS)
-        return cls(config, InputTransform(**tensors), centroids_LKZ, restored(learned, config) if learned else None)
+        return cls.of(config, load_tensors(f"{uri}/codebook.safetensors"))
+
+    @classmethod
+    def of(cls, config: TokenizerConfig, tensors: Mapping[str, np.ndarray]) -> Codebook:
+        learned = {name.removeprefix(AUTOENCODER): each for name, each in tensors.items() if AUTOENCODER in name}
+        transform = {name: each for name, each in tensors.items() if AUTOENCODER not in name and name != CENTROIDS}
+        autoencoder = restored(learned, config) if learned else None
+        return cls(config, InputTransform(**transform), tensors[CENTROIDS], autoencoder)
 
 
 def _order(item_ids: Sequence[str]) -> Ints:

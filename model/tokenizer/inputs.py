@@ -2,7 +2,7 @@
 
 [ours]. Items without behaviour have none of the former: it is predicted by ridge regression from all of their text
 vector, so that a new item's codes still mean something; or zeros, for a model that can do without. The transform is
-learned once and frozen with the codebook.
+learned once and frozen with the codebook; a moving index has it follow the encoder of texts until then.
 
 Shapes: N items, R rows at a time, D behaviour dimensions, E text dimensions, P and Q the two after reduction.
 """
@@ -10,7 +10,7 @@ Shapes: N items, R rows at a time, D behaviour dimensions, E text dimensions, P 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,19 @@ class InputTransform:
         text_mean_E, text_axes_EQ = principal_axes(text_NE, E)
         behaviour_mean_D, behaviour_axes_DP = principal_axes(behaviour_ND[has_behaviour_N], D)
         return cls(behaviour_mean_D, behaviour_axes_DP, text_mean_E, text_axes_EQ, np.zeros((E + 1, D)))
+
+    def following(self, before_NE: np.ndarray, after_NE: np.ndarray) -> InputTransform:
+        """For an encoder of texts that has learned: the same texts' vectors, centred on their own mean and turned to
+        where those of before lie (orthogonal Procrustes, Schönemann 1966). Of transforms by `fit_views`.
+        """
+        E = len(self.text_mean_E)
+        assert self.text_axes_EQ.shape == (E, E), "only a whole space can be turned"
+        mean_E, mixed_EE = after_NE.mean(0, dtype=np.float64), np.zeros((E, E))
+        for before_RE, after_RE in zip(_in_chunks(before_NE), _in_chunks(after_NE), strict=True):
+            there_RE = _unit((before_RE - self.text_mean_E) @ self.text_axes_EQ)
+            mixed_EE += _unit(after_RE - mean_E).T @ there_RE
+        left_EE, _, right_EE = np.linalg.svd(mixed_EE)
+        return replace(self, text_mean_E=mean_E, text_axes_EQ=left_EE @ right_EE)
 
     def apply(
         self, text_NE: np.ndarray, behaviour_ND: np.ndarray, has_behaviour_N: np.ndarray, text_weight: float

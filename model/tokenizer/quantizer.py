@@ -56,6 +56,21 @@ def reconstruct(codes_NL: Ints, centroids_LKP: Floats) -> Floats:
     return x_NP
 
 
+def refitted(x_NP: Floats, codes_NL: Ints, centroids_LKP: Floats) -> Floats:
+    """Centroids [L,K,P] that are, level by level, the means of what the levels before left of the rows with the code;
+    a code that no row has stays where it is.
+    """
+    after_LKP, residual_NP = centroids_LKP.copy(), x_NP
+    for centroids_KP, codes_N in zip(after_LKP, codes_NL.T, strict=True):
+        count_K = np.bincount(codes_N, minlength=len(centroids_KP))
+        sum_KP = np.zeros_like(centroids_KP)
+        np.add.at(sum_KP, codes_N, residual_NP)
+        used_K = count_K > 0
+        centroids_KP[used_K] = sum_KP[used_K] / count_K[used_K, None]
+        residual_NP = residual_NP - centroids_KP[codes_N]
+    return after_LKP
+
+
 def nearest(x_RP: Floats, centroids_KP: Floats) -> Ints:
     """Index [R] of each row's nearest centroid; the smaller index where two are equally near."""
     rows = max(1, CHUNK_CELLS // len(centroids_KP))

@@ -94,7 +94,7 @@ class ResidualAutoencoder(nn.Module, ABC):
 
     def _in_float64(self, rows: Floats) -> tuple[ResidualAutoencoder, Tensor]:
         rows_N = torch.as_tensor(rows, dtype=torch.float64, device=self.codes_LKZ.device)
-        return copy.deepcopy(self).double(), rows_N
+        return self if self.codes_LKZ.dtype == torch.float64 else copy.deepcopy(self).double(), rows_N
 
 
 def perceptron(width: int, hidden: int, out: int) -> nn.Sequential:

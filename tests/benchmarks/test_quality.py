@@ -64,7 +64,7 @@ def tiny(config: ModelConfig) -> ModelConfig:
         tokenizer=TokenizerConfig(codes_per_level=4, input_dim=4, epochs=13, latent_dim=4, hidden_dim=8),
         backbone=BackboneConfig(hidden_size=16, layers=1, heads=2, intermediate_size=16, text_vocabulary=280),
         finetune=dataclasses.replace(config.finetune, epochs=1),
-        ttds=dataclasses.replace(config.ttds, epochs=1, refresh_steps=1),
+        ttds=dataclasses.replace(config.ttds, epochs=1, renewals=1),
     )
 
 

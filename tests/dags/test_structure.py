@@ -91,6 +91,12 @@ def test_every_task_ends_and_says_why_it_is_retried(dags: dict[str, Any]) -> Non
         assert task.owner == "precog"
 
 
+def test_steps_that_train_a_language_model_have_a_day(dags: dict[str, Any]) -> None:
+    """TTDS trains it with the tokenizer, before the fine-tuning."""
+    found = {task.task_id for task in tasks_of(dags) if task.execution_timeout >= dt.timedelta(hours=24)}
+    assert found == {f"{step}_{split}" for step in ("train_tokenizer", "finetune") for split in ("temporal", "all")}
+
+
 def test_only_the_gate_is_never_retried(dags: dict[str, Any]) -> None:
     assert {task.task_id for task in tasks_of(dags) if task.retries == 0} == {"promote"}
 

@@ -17,6 +17,9 @@ with joined() as processes:
     assert processes.union(own).tolist() == [1, 2, 3, 5, 9]
     nothing = own[:0] if processes.first else own
     assert processes.union(nothing).tolist() == [1, 2, 3, 9]
+    here = torch.tensor([[1, processes.rank + 7], [2, 3]]).T
+    assert processes.first_of(here).tolist() == [[1, 2], [7, 3]]
+    assert here[1, 0] == processes.rank + 7
     assert processes.sums(processes.rank + 1.0) == [3.0]
 """
 

@@ -165,7 +165,7 @@ def test_windows_that_name_nothing_later_have_no_negatives(made: Made) -> None:
     crowded = np.full((6, 3), -1)
     crowded[:, 0] = -2
     batches = made.batches(mixture={"next_item": 1.0, "choose_next_item": 2.0})
-    batch = batches.batch(Windows(window, np.ones_like(window), crowded), np.random.default_rng(0))
+    batch = batches.batch(Windows(window, np.ones_like(window), crowded, np.arange(6)), np.random.default_rng(0))
     assert (batch.task_tokens > 0).tolist() == [True, False]
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.targets import TOO_MANY
+from model.data.targets import TOO_MANY, user_numbers
 from model.evaluation import lists
 from model.evaluation.dataset import Interactions, Split
 from model.evaluation.lists import write_training_set
@@ -44,7 +44,8 @@ def windows_of(data: Interactions) -> tuple[Windows, list[int]]:
     with tempfile.TemporaryDirectory() as folder:
         write_training_set(Path(folder), data, Split("all", data.length_U, none, none), HISTORY, WINDOW, 0)
         table = pq.read_table(f"{folder}/sequences")
-    windows = Windows(*(np.array(table[name].to_pylist()) for name in ("items", "targets", "later")))
+    lists = (np.array(table[name].to_pylist()) for name in ("items", "targets", "later"))
+    windows = Windows(*lists, user_numbers(table["user_id"].to_numpy()))
     first: list[int] = []
     done: dict[str, int] = {}
     for user, targets in zip(table["user_id"].to_pylist(), windows.targets_BT, strict=True):

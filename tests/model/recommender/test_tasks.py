@@ -60,7 +60,8 @@ def user(*items: int) -> str:
 def case(item: int, others: int, *, history: tuple[int, ...] = (4, 1, 7), right: bool = False, place: int = 1) -> Cases:
     """One case; its window is the history with its last item as a target, and the item, a target too."""
     row = [*history, item]
-    windows = Windows(np.array([row]), np.array([([0] * len(row) + [1, 1])[-len(row) :]]), np.empty((1, 0), np.int64))
+    targets = ([0] * len(row) + [1, 1])[-len(row) :]
+    windows = Windows(np.array([row]), np.array([targets]), np.empty((1, 0), np.int64), np.zeros(1, np.int64))
     others_BO = np.array([[2, 5, 8][:others]], np.int64).reshape(1, others)
     buyers_BUH = np.array([[[0, 2], [-1, 5], [-1, -1]]])
     return Cases(
@@ -171,7 +172,7 @@ def test_a_window_labels_the_codes_of_its_targets_and_nothing_else(rows: list[li
             items_BT[row, place], targets_BT[row, place] = item, is_target
     nothing = np.empty((len(rows), 0), np.int64)
     zeros = np.zeros(len(rows), np.int64)
-    cases = Cases(Windows(items_BT, targets_BT, nothing), nothing, zeros, nothing, zeros == 1, zeros, nothing)
+    cases = Cases(Windows(items_BT, targets_BT, nothing, zeros), nothing, zeros, nothing, zeros == 1, zeros, nothing)
     batch = example(TASKS["next_item"].templates[0], cases)
     level_M = np.repeat(np.arange(-1, 2 * LEVELS), batch.kind_sizes)
     assert (level_M >= 0).all()

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.data.files import save_tensors
+from model.data.targets import user_numbers
 from model.recommender.methods.base import PAD, Ints
 from model.recommender.users import (
     BUYERS_PER_ITEM,
@@ -20,6 +21,7 @@ from model.recommender.users import (
     USERS_FOLDER,
     VIEWS_FILE,
     Buyers,
+    Prefixes,
     UserCoder,
     Views,
     read_prefixes,
@@ -83,31 +85,43 @@ def write_windows(folder: Path, windows: list[tuple[list[int], list[int]]]) -> s
 def test_buyers_are_known_by_what_they_took_before(tmp_path: Path) -> None:
     """The leak test: nobody's code may hold the item itself, nor what came after it, nor what is no target."""
     windows = [([7, 8, 9, PAD], [0, 1, 1, 0]), ([9, 7, 8, 5], [1, 1, 1, 0])]
-    item_V, history_VH = read_prefixes(write_windows(tmp_path, windows), history_items=2)
+    prefixes = read_prefixes(write_windows(tmp_path, windows), history_items=2)
     found = [
         (item, [each for each in history if each != PAD])
-        for item, history in zip(item_V, history_VH.tolist(), strict=True)
+        for item, history in zip(prefixes.item_V, prefixes.history_VH.tolist(), strict=True)
     ]
     assert found == [(8, [7]), (9, [7, 8]), (7, [9]), (8, [9, 7])]
+    assert prefixes.user_V.tolist() == user_numbers(np.array(["u0", "u0", "u1", "u1"], object)).tolist()
+
+
+def test_who_takes_an_item_again_is_not_named_as_another(tmp_path: Path) -> None:
+    """The user's own future would stand in the prompt."""
+    windows = [([7, 8, 9, 8], [0, 1, 1, 1]), ([5, 6, 8, PAD], [0, 1, 1, 0])]
+    buyers = Buyers(read_prefixes(write_windows(tmp_path, windows), history_items=3))
+    user_B = user_numbers(np.array(["u0", "u1"], object))
+    drawn_BUH = buyers.draw(np.random.default_rng(0), np.array([8, 8]), user_B)
+    named = [[history for history in each if max(history) != PAD] for each in drawn_BUH.tolist()]
+    assert named == [[[PAD, 5, 6]], [[PAD, PAD, 7]]]
 
 
 @given(seed=st.integers(0, 99), count=st.integers(0, 20))
 def test_a_user_is_not_named_as_another(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
-    item_V, history_VH = rng.integers(3, size=count), rng.integers(PAD + 1, 4, size=(count, 2))
-    buyers = Buyers(item_V, history_VH)
-    item_B, history_BH = rng.integers(4, size=8), rng.integers(4, size=(8, 2))
-    drawn_BUH = buyers.draw(rng, item_B, history_BH)
+    item_V, user_V, user_B = rng.integers(3, size=count), rng.integers(12, size=count), rng.integers(12, size=8)
+    history_VH = np.column_stack([np.arange(count), user_V])  # says whose it is
+    item_B = rng.integers(4, size=8)
+    drawn_BUH = Buyers(Prefixes(item_V, user_V, history_VH)).draw(rng, item_B, user_B)
     assert drawn_BUH.shape == (8, NAMED_BUYERS, 2)
-    for item, own, drawn_UH in zip(item_B, history_BH.tolist(), drawn_BUH.tolist(), strict=True):
-        kept = history_VH[item_V == item].tolist()[:BUYERS_PER_ITEM]
-        others = [history for history in kept if history != own]
-        named = [history for history in drawn_UH if history != [PAD, PAD]]
-        assert len(named) == min(len(others), NAMED_BUYERS)
-        assert all(history in others for history in named)
+    for item, own, drawn_UH in zip(item_B, user_B, drawn_BUH.tolist(), strict=True):
+        kept = sorted(set(user_V[item_V == item].tolist()))[:BUYERS_PER_ITEM]
+        named = [user for _, user in drawn_UH if user != PAD]
+        assert len(set(named)) == len(named) == min(len(set(kept) - {own}), NAMED_BUYERS)
+        assert set(named) <= set(kept) - {own}
+        firsts = (np.flatnonzero((item_V == item) & (user_V == user))[0] for user in named)
+        assert [place for place, user in drawn_UH if user != PAD] == list(firsts)
 
 
 @pytest.mark.parametrize("items", [0, 3])
 def test_there_need_be_no_buyer(items: int) -> None:
-    buyers = Buyers(np.zeros(items, np.int64), np.zeros((items, 2), np.int64))
-    assert (buyers.draw(np.random.default_rng(0), np.array([5]), np.array([[1, 2]])) == PAD).all()
+    buyers = Buyers(Prefixes(np.zeros(items, np.int64), np.arange(items), np.zeros((items, 2), np.int64)))
+    assert (buyers.draw(np.random.default_rng(0), np.array([5]), np.array([9])) == PAD).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -49,6 +50,22 @@ def test_a_saved_codebook_gives_the_same_codes(
     new = ["new 1", "new 2"]
     added = [each.append(new, grouped[0][:2], NONE) for each in (codebook, loaded)]
     np.testing.assert_array_equal(*added)
+
+
+def test_a_codebook_is_made_exact_once(
+    codebook: Codebook, grouped: tuple[np.ndarray, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codes of users are asked for batch by batch."""
+    x_NP = codebook.inputs(*grouped)
+    assert codebook.autoencoder is not None
+    expected_NZ = codebook.autoencoder.encode(x_NP).round(9)
+    copied: list[object] = []
+    deepcopy = copy.deepcopy
+    monkeypatch.setattr("copy.deepcopy", lambda each: copied.append(each) or deepcopy(each))
+    fresh = dataclasses.replace(codebook)
+    for _ in range(3):
+        np.testing.assert_array_equal(fresh.quantised(x_NP), expected_NZ)
+    assert len(copied) == 1
 
 
 def test_alignment_brings_codes_and_texts_together(grouped: tuple[np.ndarray, ...]) -> None:
