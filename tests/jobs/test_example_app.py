@@ -56,10 +56,13 @@ def server(shop: OnlineLake) -> Iterator[str]:
         address = f"http://127.0.0.1:{port}"
         for _ in range(240):
             try:
-                requests.get(f"{address}/health", timeout=1)
+                requests.get(f"{address}/health", timeout=5)
                 break
-            except requests.ConnectionError:
+            # A server under load takes the connection before it can answer.
+            except (requests.ConnectionError, requests.Timeout):
                 time.sleep(0.25)
+        else:
+            pytest.fail(f"feast serve never answered at {address}")
         yield address
     finally:
         process.terminate()
