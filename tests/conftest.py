@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from jobs.common.settings import Settings
 
@@ -19,12 +20,13 @@ if not hasattr(sys.modules["__main__"], "__file__"):
     sys.modules["__main__"].__file__ = __file__
 
 
-LONGEST = ("test_chain.py", "test_chain_methods.py")
-"""They build a whole lake each: two workers begin with one each, and neither waits for the other at the end."""
+LONGEST = ("test_chain.py", "test_publish.py", "test_chain_methods.py", "test_cluster.py", "test_result_sizes.py")
+"""They come first, in this order: one worker builds the `shop` while the other has something that needs none, and
+neither waits long for the other at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,11 +54,18 @@ def spark() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def shop(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A whole lake, made by the whole chain: see tests/shop.py. Tests leave its raw data and its live model alone."""
-    from tests.shop import build_shop
+def shop(spark: Any, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Any:
+    """A whole lake, made by the whole chain: see tests/shop.py. Tests leave its raw data and its live model alone.
 
-    return build_shop(tmp_path_factory.mktemp("shop"))
+    Workers have a copy each of the one that the first of them to ask for it builds.
+    """
+    from tests.shop import SECONDS, build_shop, shop_in
+
+    own = tmp_path_factory.getbasetemp()
+    first = (own if worker_id == "master" else own.parent) / "first_shop"
+    with FileLock(first.with_suffix(".lock")):
+        built = shop_in(first) if (first / SECONDS).exists() else build_shop(first)
+    return built.copy(own / "shop")
 
 
 @pytest.fixture

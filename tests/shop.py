@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib
+import json
 import re
+import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ USERS, ITEMS, DAYS = 30, 40, 20
 FIRST = dt.datetime(2020, 1, 1)
 LAST = FIRST + dt.timedelta(days=DAYS - 1)
 TOP_K = 5
+SETTINGS_FILE, SECONDS = "settings.toml", "seconds.json"
 
 SETTINGS = f"""
 lake_uri = "{{lake}}"
@@ -147,8 +151,19 @@ def _write_raw(settings: Settings) -> None:
 class Shop:
     settings_file: str
     settings: Settings
-    seconds: dict[str, float]
-    """How long each step took, by its label."""
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each step of the chain took, by its label."""
+        found: dict[str, float] = json.loads(Path(self.settings_file).with_name(SECONDS).read_text())
+        return found
+
+    def copy(self, folder: Path, changed: Callable[[str], str] = str) -> Shop:
+        """The lake in another folder, with settings that may be others."""
+        shutil.copytree(self.settings.lake_uri, folder)
+        text = Path(self.settings_file).read_text().replace(self.settings.lake_uri, str(folder))
+        (folder / SETTINGS_FILE).write_text(changed(text))
+        return shop_in(folder)
 
     def newest(self, writes: str) -> Generation:
         generation = store(self.settings, writes).latest()
@@ -175,16 +190,23 @@ class Shop:
         ]
 
 
+def shop_in(lake: Path) -> Shop:
+    file = str(lake / SETTINGS_FILE)
+    return Shop(file, load_settings(file))
+
+
 def build_shop(lake: Path) -> Shop:
     """The chain has run once, undisturbed."""
-    file = lake / "settings.toml"
-    file.write_text(SETTINGS.format(lake=lake))
-    shop = Shop(str(file), load_settings(str(file)), {})
+    lake.mkdir()
+    (lake / SETTINGS_FILE).write_text(SETTINGS.format(lake=lake))
+    shop = shop_in(lake)
     _write_raw(shop.settings)
+    seconds = {}
     for step in CHAIN:
         started = time.monotonic()
         step.run(shop.settings_file)
-        shop.seconds[step.label] = time.monotonic() - started
+        seconds[step.label] = time.monotonic() - started
+    (lake / SECONDS).write_text(json.dumps(seconds))
     return shop
 
 

@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from jobs.common.artefacts import additions_store, live_model, store
 from jobs.common.contracts import daily_table
 from jobs.common.item_vectors import vectors_store
-from jobs.common.settings import load_settings
 from tests.shop import CHAIN, LAST, REPO, TOP_K, USERS, Shop, Step, lake_state
 
 
@@ -100,11 +99,7 @@ def test_the_report_tells_what_changed_since_the_day_before(shop: Shop) -> None:
 
 @pytest.mark.slow
 def test_a_model_whose_weights_are_no_numbers_gets_a_verdict_that_refuses_it(shop: Shop, tmp_path: Path) -> None:
-    shutil.copytree(shop.settings.lake_uri, tmp_path / "lake")
-    file = tmp_path / "lake" / "settings.toml"
-    text = Path(shop.settings_file).read_text().replace(shop.settings.lake_uri, str(tmp_path / "lake"))
-    file.write_text(text.replace('rule = "always"', 'rule = "gate"'))
-    broken = Shop(str(file), load_settings(str(file)), {})
+    broken = shop.copy(tmp_path / "lake", lambda text: text.replace('rule = "always"', 'rule = "gate"'))
     weights = broken.newest("model/temporal").path("model.safetensors")
     nothing = {name: torch.full_like(tensor, math.nan) for name, tensor in load_file(weights).items()}
     save_file(nothing, weights, metadata={"format": "pt"})

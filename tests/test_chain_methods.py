@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +13,6 @@ from pyspark.sql import SparkSession
 from jobs.common.artefacts import live_model
 from jobs.common.contracts import daily_table
 from jobs.common.feature_store import open_store
-from jobs.common.settings import load_settings
 from model.recommender.backbone import PRECOG
 from model.recommender.methods.base import LANGUAGE_MODEL
 from tests.shop import CHAIN, ITEMS, LAST, TOP_K, USERS, Shop
@@ -37,13 +36,9 @@ title_tokens = 4
 STEPS = ("train_tokenizer", "encode_items", "finetune", "evaluate", "promote", "recommend", "publish", "report")
 
 
-def made_again(shop: Shop, folder: Path, method: str, text: str) -> Shop:
-    """The shop's lake with all steps from the tokenizer on made again with another method."""
-    lake = folder / "lake"
-    shutil.copytree(shop.settings.lake_uri, lake)
-    file = lake / "settings.toml"
-    file.write_text(f'method = "{method}"\n' + text.replace(shop.settings.lake_uri, str(lake)))
-    other = Shop(str(file), load_settings(str(file)), {})
+def made_again(shop: Shop, folder: Path, changed: Callable[[str], str]) -> Shop:
+    """The shop's lake with all steps from the tokenizer on made again by other settings."""
+    other = shop.copy(folder / "lake", changed)
     for step in CHAIN:
         if step.name in STEPS:
             step.run(other.settings_file)
@@ -53,15 +48,17 @@ def made_again(shop: Shop, folder: Path, method: str, text: str) -> Shop:
 @pytest.fixture(scope="module")
 def changed(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """To TTDS."""
-    text = Path(shop.settings_file).read_text().replace("[model.tokenizer]\n", TOWERS) + TTDS
-    return made_again(shop, tmp_path_factory.mktemp("ttds"), "ttds", text)
+
+    def settings(text: str) -> str:
+        return 'method = "ttds"\n' + text.replace("[model.tokenizer]\n", TOWERS) + TTDS
+
+    return made_again(shop, tmp_path_factory.mktemp("ttds"), settings)
 
 
 @pytest.fixture(scope="module")
 def by_vectors(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """To RSLLM."""
-    text = Path(shop.settings_file).read_text() + RSLLM
-    return made_again(shop, tmp_path_factory.mktemp("rsllm"), "rsllm", text)
+    return made_again(shop, tmp_path_factory.mktemp("rsllm"), lambda text: 'method = "rsllm"\n' + text + RSLLM)
 
 
 def test_the_new_method_was_judged_beside_the_old_one_and_is_live(shop: Shop, changed: Shop) -> None:

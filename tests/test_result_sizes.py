@@ -4,7 +4,6 @@ counts it."""
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,14 +40,11 @@ def sent_to_driver(spark: SparkSession, work: Callable[[], object]) -> int:
 
 def with_more_users(shop: Shop, folder: Path, users: int) -> str:
     """The settings file of a copy of the shop's lake whose raw data hold so many users more."""
-    home = Path(shop.settings_file).parent
-    shutil.copytree(home, folder)
-    file = folder / "settings.toml"
-    file.write_text((home / "settings.toml").read_text().replace(str(home), str(folder)))
+    other = shop.copy(folder)
     moments = [FIRST.replace(tzinfo=dt.UTC) + dt.timedelta(days=day, hours=12) for day in range(3)]
     more = [event(f"more{n}", f"i{n % 30:02}", moment) for n in range(users) for moment in moments]
-    write_events(load_settings(str(file)), *more, part="more")
-    return str(file)
+    write_events(other.settings, *more, part="more")
+    return other.settings_file
 
 
 @pytest.mark.slow
