@@ -1,21 +1,19 @@
-"""Late fusion: a weighted sum of signals decides [ours], its weights learned on the validation cases.
+"""Late fusion: many signals decide together [ours], by what was learned on the validation cases.
 
-The signals that score all items choose a shortlist; the language model scores the codes on it, exactly, in one search.
-A user without a history is left to the language model's own beam search, or to what is popular.
+The signals that score all items choose a shortlist by a weighted sum; the language model scores the codes on it,
+exactly, in one search. What all of them say of it is then weighed anew (`listwise.py`). A user without a history is
+left to the language model's own beam search, or to what is popular.
 
-Shapes: B users, C items of a shortlist, S seen items, N items, K results, L code levels, F signals.
+Shapes: B users, V validation cases, C items of a shortlist, S seen items, N items, K results, L code levels, F signals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
 
 from model.config import LANGUAGE_MODEL, OTHER_LANGUAGE_MODELS, FusionConfig, SignalName, model_config
 from model.data.files import load_json, load_tensors, save_json
@@ -23,6 +21,7 @@ from model.data.reader import read_table
 from model.evaluation.baselines import PopularityRanker
 from model.evaluation.metrics import ndcg, rank_of_target
 from model.recommender.inference import LanguageModel, load_language_model, newest
+from model.recommender.listwise import DEFAULTS, ListScorer, Shortlist, best, learned_weights
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users
 from model.recommender.signals import COUNTS, DENSE, Signals, count
 from model.recommender.vocabulary import read_codes
@@ -30,28 +29,9 @@ from model.recommender.vocabulary import read_codes
 FUSION_FILE = "fusion.json"
 FURTHER_MODELS = "further_models"
 """Among the inputs, optionally: {signal: inputs of that model}, for language models beside the main one."""
-DEFAULTS: dict[SignalName, float] = {
-    "language_model": 0.05,
-    "ttds": 0.05,
-    "rsllm": 0.05,
-    "teacher": 0.5,
-    "item_knn": 0.1,
-    "successor": 0.1,
-    "words": 3.0,
-}
-"""Weights of no data: about what the public data sets give."""
 BLOCK_SCORES = 1 << 23
 """Scores [B,N] of a signal that are held at once: 32 MiB."""
 K = 10
-
-Doubles = npt.NDArray[np.float64]
-
-
-class Shortlist(NamedTuple):
-    """Best items by the dense signals, padded with -1, and what each signal says of them."""
-
-    items_BC: Ints
-    signals_BCF: Floats
 
 
 class Fusion:
@@ -110,8 +90,8 @@ class FusedRanker:
     def __init__(self, fusion: Fusion, fitted: dict[str, Any], cold: Ranker, codes_NL: Ints) -> None:
         """`fitted`: what `fit` wrote to FUSION_FILE."""
         self._fusion, self._cold, self._codes_NL = fusion, cold, codes_NL
-        self._history_items, self._dense = fitted["history_items"], fitted["weights"]["shortlist"]
-        self._weight_F = np.array([fitted["weights"]["list"][name] for name in fusion.names])
+        self._history_items, self._dense = fitted["history_items"], fitted["shortlist"]
+        self._scorer = ListScorer.of_json(fitted["list"], fusion.names)
 
     @classmethod
     def load(cls, request: dict[str, Any]) -> FusedRanker:
@@ -153,21 +133,7 @@ class FusedRanker:
     def _rank(self, users: Users, seen_BS: Ints, available_N: Bools, k: int) -> tuple[Ints, Floats]:
         short = self._fusion.shortlist(users.history_BH, seen_BS, available_N, self._dense, k)
         short = self._fusion.with_language_models(users, short)
-        return best(short, self._weight_F, k)
-
-
-def best(short: Shortlist, weight_F: npt.NDArray[np.floating[Any]], k: int) -> tuple[Ints, Floats]:
-    """The k best of a shortlist [B,k] and their scores; equal scores go to the smaller item index.
-
-    Scores that are no numbers come behind all others, but before padding: whoever reads the list has to see them.
-    """
-    score_BC = (short.signals_BCF @ weight_F).astype(np.float32)
-    padding_BC = short.items_BC == PAD
-    score_BC[padding_BC] = -np.inf
-    order_BK = np.lexsort((short.items_BC, -score_BC, padding_BC), axis=1)[:, :k]
-    items_BK, scores_BK = (np.take_along_axis(each, order_BK, axis=1) for each in (short.items_BC, score_BC))
-    rest = ((0, 0), (0, k - items_BK.shape[1]))
-    return np.pad(items_BK, rest, constant_values=PAD), np.pad(scores_BK, rest, constant_values=-np.inf)
+        return best(short.items_BC, self._scorer(short), k)
 
 
 def open_fusion(request: dict[str, Any], config: FusionConfig, counts: str) -> tuple[Fusion, LanguageModel | None]:
@@ -185,10 +151,10 @@ def open_fusion(request: dict[str, Any], config: FusionConfig, counts: str) -> t
 
 
 def fit(request: dict[str, Any]) -> dict[str, Any]:
-    """Learn the weights on the training set's validation cases; returns NDCG@10 there, of each step of the ladder.
+    """Learn from the training set's validation cases; returns NDCG@10 on them, of each step of the ladder.
 
     `request`: {"config": ModelConfig as JSON, "inputs": those of FusedRanker.load but "fusion", and "training_set",
-    "output": URI}. Written: `fusion.json`, and what the signals count. Without a case the weights are DEFAULTS.
+    "output": URI}. Written: `fusion.json`, and what the signals count. Without a case the weights are the defaults.
     Raises ValueError when there is no dense signal to make a shortlist with.
     """
     config, inputs, output = model_config(request["config"]), request["inputs"], request["output"]
@@ -204,56 +170,38 @@ def fit(request: dict[str, Any]) -> dict[str, Any]:
     cases = [(history_VH[block], target_V[block]) for block in fusion.blocks(len(target_V))]
     everything_N: Bools = np.ones(fusion.items, np.bool_)
 
-    def shortlists(weights: dict[SignalName, float]) -> Iterator[Shortlist]:
-        return (fusion.shortlist(history, history, everything_N, weights, K) for history, _ in cases)
+    def shortlists(weights: dict[SignalName, float]) -> list[Shortlist]:
+        most = max(K, config.decoding.top_k)
+        return [fusion.shortlist(history, history, everything_N, weights, most) for history, _ in cases]
 
-    weights: dict[str, dict[SignalName, float]] = {}
-    weights["shortlist"] = learned(list(shortlists(DEFAULTS)), target_V, fusion.dense, config.fusion.penalty)
-    short = list(shortlists(weights["shortlist"]))
-    full = [
+    def learn(lists: list[Shortlist], names: list[SignalName]) -> tuple[ListScorer, float]:
+        """And its NDCG@10."""
+        short = Shortlist.joined(lists, len(names))
+        scorer = ListScorer.learned(short, target_V, names, config.fusion.penalty, config.finetune.seed)
+        return scorer, _ndcg(best(short.items_BC, scorer(short), K)[0], target_V)
+
+    of_all = Shortlist.joined(shortlists(DEFAULTS), len(fusion.dense))
+    choosing = learned_weights(of_all, target_V, fusion.dense, config.fusion.penalty)
+    chosen = shortlists(choosing)
+    heard = [
         fusion.with_language_models(Users([""] * len(history), history), one)
-        for (history, _), one in zip(cases, short, strict=True)
+        for (history, _), one in zip(cases, chosen, strict=True)
     ]
-    weights["list"] = learned(full, target_V, fusion.names, config.fusion.penalty)
-    fitted = {"config": request["config"]["fusion"], "history_items": config.history_items, "weights": weights}
-    save_json(f"{output}/{FUSION_FILE}", fitted)
-    ndcg10 = {
-        "without_language_model": _ndcg(short, target_V, [weights["shortlist"][name] for name in fusion.dense]),
-        "fused": _ndcg(full, target_V, [weights["list"][name] for name in fusion.names]),
+    scorer, fused = learn(heard, fusion.names)
+    _, without = learn(chosen, fusion.dense)
+    fitted = {
+        "config": request["config"]["fusion"],
+        "history_items": config.history_items,
+        "shortlist": choosing,
+        "list": scorer.to_json(),
     }
-    return {"weights": weights, "validation_cases": len(target_V), "validation_ndcg10": ndcg10}
+    save_json(f"{output}/{FUSION_FILE}", fitted)
+    return {
+        "weights": {"shortlist": choosing, "list": scorer.weights},
+        "validation_cases": len(target_V),
+        "validation_ndcg10": {"without_language_model": without, "fused": fused},
+    }
 
 
-def learned(
-    lists: list[Shortlist], target_B: Ints, names: Sequence[SignalName], penalty: float
-) -> dict[SignalName, float]:
-    """Weights under which the targets are likeliest among their shortlists (conditional logit, McFadden 1974).
-
-    Cases whose target is not on the shortlist teach nothing. The weights start from DEFAULTS and are pulled to them.
-    """
-    default_F = np.array([DEFAULTS[name] for name in names])
-    if not lists:
-        return dict(zip(names, default_F.tolist(), strict=True))
-    items_BC = np.concatenate([each.items_BC for each in lists])
-    signals_BCF = np.concatenate([each.signals_BCF for each in lists]).astype(np.float64)
-    hit_BC = items_BC == target_B[:, None]
-    found_B = hit_BC.any(axis=1)
-    items_BC, signals_BCF, hit_BC = items_BC[found_B], signals_BCF[found_B], hit_BC[found_B]
-    padding_BC = np.where(items_BC == PAD, -np.inf, 0.0)
-    spread_F = np.maximum(signals_BCF[items_BC != PAD].std(axis=0), 1e-9) if len(items_BC) else np.ones(len(names))
-    scaled_BCF = signals_BCF / spread_F
-
-    def loss(weight_F: Doubles) -> tuple[float, Doubles]:
-        score_BC = scaled_BCF @ weight_F + padding_BC
-        away_F = weight_F - default_F * spread_F
-        value = -log_softmax(score_BC, axis=1)[hit_BC].sum() + penalty * (away_F**2).sum()
-        slope_F = np.einsum("bc,bcf->f", softmax(score_BC, axis=1) - hit_BC, scaled_BCF) + 2 * penalty * away_F
-        return float(value), slope_F
-
-    weight_F = minimize(loss, default_F * spread_F, jac=True, method="L-BFGS-B").x / spread_F
-    return dict(zip(names, weight_F.tolist(), strict=True))
-
-
-def _ndcg(lists: list[Shortlist], target_B: Ints, weights: list[float]) -> float:
-    ranked = [best(each, np.array(weights), K)[0] for each in lists]
-    return float(ndcg(rank_of_target(np.concatenate(ranked), target_B), K).mean()) if ranked else 0.0
+def _ndcg(items_VK: Ints, target_V: Ints) -> float:
+    return float(ndcg(rank_of_target(items_VK, target_V), K).mean()) if len(target_V) else 0.0

@@ -14,8 +14,9 @@ import pytest
 from model.config import BehaviourConfig, FusionConfig
 from model.data.files import load_json, load_tensors, save_table, save_tensors
 from model.data.reader import read_items
-from model.recommender.fusion import DEFAULTS, FURTHER_MODELS, FUSION_FILE, FusedRanker, Shortlist, best, fit, learned
-from model.recommender.methods.base import PAD, Users
+from model.recommender.fusion import FURTHER_MODELS, FUSION_FILE, FusedRanker, fit
+from model.recommender.listwise import DEFAULTS
+from model.recommender.methods.base import Users
 from model.recommender.registry import METHODS
 from model.recommender.signals import DENSE, Signals
 from tests.model.recommender.conftest import CODES, CONFIG, ITEMS, LEVELS, code_table, item_codes
@@ -62,8 +63,8 @@ def test_it_knows_what_comes_next(ranker: FusedRanker) -> None:
 
 def test_what_was_learned_is_kept(trained: dict[str, Any]) -> None:
     fitted = load_json(f"{trained['inputs']['fusion']}/{FUSION_FILE}")
-    assert set(fitted["weights"]["list"]) == set(FUSED.fusion.signals)
-    assert set(fitted["weights"]["shortlist"]) == set(DENSE)
+    assert set(fitted["list"]["weights"]) == set(FUSED.fusion.signals)
+    assert set(fitted["shortlist"]) == set(DENSE)
 
 
 def test_lists_hold_no_seen_and_no_unavailable_item(ranker: FusedRanker) -> None:
@@ -172,38 +173,7 @@ def test_language_models_of_further_methods_are_signals_too(trained: dict[str, A
         fit({"config": config, "inputs": trained["inputs"], "output": f"{tmp_path}/fusion"})
 
 
-def test_weights_are_found_again(trained: dict[str, Any]) -> None:
-    """Targets drawn by known weights: the fit comes near them, and stays at its defaults without a case."""
-    rng = np.random.default_rng(0)
-    true_F = np.array([1.0, 0.5])
-    signals_BCF = rng.normal(size=(4000, 10, 2)).astype(np.float32)
-    score_BC = signals_BCF @ true_F + rng.gumbel(size=(4000, 10))
-    items_BC = np.tile(np.arange(10), (4000, 1))
-    names: Any = ["teacher", "item_knn"]
-    found = learned([Shortlist(items_BC, signals_BCF)], score_BC.argmax(axis=1), names, penalty=5.0)
-    np.testing.assert_allclose(list(found.values()), true_F, atol=0.07)
-    nobody = learned([Shortlist(items_BC, signals_BCF)], np.full(4000, 99), names, penalty=5.0)
-    np.testing.assert_allclose(list(nobody.values()), [DEFAULTS[name] for name in names], atol=1e-4)
-    assert learned([], np.empty(0, np.int64), names, 5.0) == {name: DEFAULTS[name] for name in names}
-
-
-def test_equal_scores_go_to_the_smaller_index_and_padding_last() -> None:
-    short = Shortlist(np.array([[9, 4, -1, 7]]), np.array([[[1.0], [1.0], [5.0], [2.0]]], np.float32))
-    items_BK, scores_BK = best(short, np.array([1.0]), 5)
-    assert items_BK.tolist() == [[7, 4, 9, -1, -1]]
-    assert scores_BK[0, :3].tolist() == [2, 1, 1]
-
-
 def test_a_fusion_needs_something_that_chooses(trained: dict[str, Any], tmp_path: Path) -> None:
     config = asdict(replace(FUSED, fusion=FusionConfig(signals=["language_model"])))
     with pytest.raises(ValueError, match=r"fusion.signals names none that can choose a shortlist"):
         fit(trained | {"config": config, "output": str(tmp_path)})
-
-
-def test_scores_that_are_no_numbers_stand_in_the_list() -> None:
-    """Behind padding they would not: the list would look as if nothing was allowed."""
-    signals_BCF = np.array([[[0.0], [np.nan], [1.0], [0.0]]], np.float32)
-    short = Shortlist(np.array([[PAD, 3, 1, PAD]]), signals_BCF)
-    items_BK, scores_BK = best(short, np.array([1.0]), 3)
-    assert items_BK.tolist() == [[1, 3, PAD]]
-    assert np.isnan(scores_BK[0, 1])
