@@ -163,15 +163,25 @@ def _wait_until_listening(port: int) -> None:
     raise TimeoutError(f"redis-server does not listen on {port}")
 
 
+@pytest.fixture(scope="session")
+def registrations() -> dict[str, Path]:
+    """Of each online store the folder that `registered` made: pytest forgets a parameter's when the next one is up."""
+    return {}
+
+
 @pytest.fixture(scope="session", params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
-def registered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def registered(
+    request: pytest.FixtureRequest, registrations: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
     """(online store, a lake's feast folder) with the definitions registered, which costs seconds: done once."""
     store = request.param
     if store == "redis":
         os.environ["PRECOG_REDIS"] = request.getfixturevalue("redis_address")
-    lake = tmp_path_factory.mktemp(f"registered_{store}")
-    apply(_settings(lake, store))
-    return store, lake / "feast"
+    if store not in registrations:
+        lake = tmp_path_factory.mktemp(f"registered_{store}")
+        apply(_settings(lake, store))
+        registrations[store] = lake / "feast"
+    return store, registrations[store]
 
 
 OPEN = {"min_full_share": 0, "min_list_overlap": 0, "max_popular_share": 1}
