@@ -211,7 +211,8 @@ class FusionConfig:
     shortlist: int = 50
     """Items a user, best by the signals but the language model's, that the language model scores."""
     penalty: float = 5.0
-    """Pull of the weights towards their defaults, in validation cases per squared standard deviation."""
+    """Pull of the sum's weights towards their defaults, in validation cases per squared standard deviation, and of the
+    network's towards nothing."""
 
     def __post_init__(self) -> None:
         require(self, 1, "shortlist")

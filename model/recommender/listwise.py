@@ -35,7 +35,7 @@ DEFAULTS: dict[SignalName, float] = {
 """Weights of no data: about what the public data sets give."""
 HIDDEN = 16
 STEPS = 150
-"""Of L-BFGS, for the network: it has converged but for what no list shows."""
+"""Of L-BFGS, at most. The network's fit ends by them, as it did in the trials that chose it."""
 
 Doubles = npt.NDArray[np.float64]
 
@@ -85,7 +85,7 @@ class ListScorer:
     ) -> ListScorer:
         """From these cases. `seed`: of the network's first weights."""
         weights = learned_weights(short, target_B, names, penalty)
-        return cls(weights, _learned_network(short, target_B, _sums(short, weights), penalty, seed))
+        return cls(weights, _learned_network(short, target_B, weights, penalty, seed))
 
     @classmethod
     def of_json(cls, values: dict[str, Any], names: Sequence[SignalName]) -> ListScorer:
@@ -132,11 +132,12 @@ def learned_weights(
     return dict(zip(names, weight_F.tolist(), strict=True))
 
 
-def _learned_network(short: Shortlist, target_B: Ints, sum_BC: Floats, penalty: float, seed: int) -> Network:
-    """What to add to these sums; nothing if there is no case."""
-    found_B = (short.items_BC == target_B[:, None]).any(axis=1)
-    sum_BC = sum_BC[found_B]
+def _learned_network(
+    short: Shortlist, target_B: Ints, weights: dict[SignalName, float], penalty: float, seed: int
+) -> Network:
+    """What to add to the sums; nothing if there is no case."""
     short, hit_BC = _found(short, target_B)
+    sum_BC = _sums(short, weights)
     spread_F = _spread(short).astype(np.float32)
     input_BCI = _inputs(short, spread_F)
     inputs = input_BCI.shape[2]

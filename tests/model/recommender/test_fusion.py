@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from model.config import BehaviourConfig, FusionConfig
-from model.data.files import load_json, load_tensors, save_table, save_tensors
+from model.data.files import load_json, load_tensors, save_json, save_table, save_tensors
 from model.data.reader import read_items
 from model.recommender.fusion import FURTHER_MODELS, FUSION_FILE, FusedRanker, fit
 from model.recommender.listwise import DEFAULTS
@@ -65,6 +65,28 @@ def test_what_was_learned_is_kept(trained: dict[str, Any]) -> None:
     fitted = load_json(f"{trained['inputs']['fusion']}/{FUSION_FILE}")
     assert set(fitted["list"]["weights"]) == set(FUSED.fusion.signals)
     assert set(fitted["shortlist"]) == set(DENSE)
+
+
+def test_the_kept_network_decides_too(trained: dict[str, Any], tmp_path: Path) -> None:
+    """With a network that says the opposite of the learned list, the same shortlist comes the other way round."""
+    shutil.copytree(trained["inputs"]["fusion"], tmp_path / "fusion")
+    fitted = load_json(f"{tmp_path}/fusion/{FUSION_FILE}")
+    network = fitted["list"]["network"]
+    names = FUSED.fusion.signals
+    network["inner_IH"] = np.zeros(np.shape(network["inner_IH"])).tolist()
+    # tanh is nearly linear near 0: -2 times the sum, on top of the sum.
+    for row, name in enumerate(names):
+        network["inner_IH"][row][0] = 1e-3 * fitted["list"]["weights"][name] * network["spread_F"][row]
+    network["bias_H"] = [0.0] * len(network["bias_H"])
+    network["outer_H"] = [-2e3, *network["outer_H"][1:]]
+    save_json(f"{tmp_path}/fusion/{FUSION_FILE}", fitted)
+    opposed = METHOD.load_ranker(trained | {"inputs": trained["inputs"] | {"fusion": f"{tmp_path}/fusion"}})
+    fitted["list"]["network"] |= {"outer_H": [0.0] * len(network["outer_H"])}
+    save_json(f"{tmp_path}/fusion/{FUSION_FILE}", fitted)
+    summed = METHOD.load_ranker(trained | {"inputs": trained["inputs"] | {"fusion": f"{tmp_path}/fusion"}})
+    history_1H = np.array([[3, 4, 5]])
+    one, other = (each.rank(Users([""], history_1H), history_1H, ALL, 8).items_BK[0] for each in (opposed, summed))
+    assert one.tolist() == other[::-1].tolist()
 
 
 def test_lists_hold_no_seen_and_no_unavailable_item(ranker: FusedRanker) -> None:
