@@ -17,10 +17,12 @@ LOG_EVERY_SECONDS = 5.0
 class Progress:
     """Counts steps of one piece of work. `note` is a short text beside the count, e.g. "loss 3.21"."""
 
-    def __init__(self, label: str, total: int, unit: str = "step") -> None:
+    def __init__(self, label: str, total: int, unit: str = "step", done: int = 0) -> None:
+        """`done`: steps of an earlier run, which say nothing of how long the rest takes."""
         self.label, self.total, self.unit = label, total, unit
-        self._bar = tqdm(total=total, desc=label, unit=unit) if sys.stderr.isatty() else None
-        self._done, self._note = 0, ""
+        self._bar = tqdm(total=total, desc=label, unit=unit, initial=done) if sys.stderr.isatty() else None
+        self._before = self._done = done
+        self._note = ""
         self._started = self._logged = time.monotonic()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
@@ -34,7 +36,8 @@ class Progress:
 
     def _line(self) -> str:
         elapsed = time.monotonic() - self._started
-        left = f", {elapsed / self._done * (self.total - self._done):.0f} s left" if self._done else ""
+        own = self._done - self._before
+        left = f", {elapsed / own * (self.total - self._done):.0f} s left" if own else ""
         share = self._done / max(self.total, 1)
         return (
             f"progress {self.label} {share:.0%} {self._done}/{self.total} {self.unit} "

@@ -97,7 +97,7 @@ class FusedRanker:
     def load(cls, request: dict[str, Any]) -> FusedRanker:
         """`request["inputs"]`: those of SemanticRanker.load and Signals.load, and "fusion", what `fit` wrote."""
         inputs = request["inputs"]
-        fitted = load_json(f"{inputs['fusion']}/{FUSION_FILE}")
+        fitted = _fitted(inputs["fusion"])
         fusion, language_model = open_fusion(request, FusionConfig(**fitted["config"]), inputs["fusion"])
         if language_model is not None:
             return cls(fusion, fitted, language_model, language_model.codes_NL)
@@ -188,7 +188,7 @@ def fit(request: dict[str, Any]) -> dict[str, Any]:
         for (history, _), one in zip(cases, chosen, strict=True)
     ]
     scorer, fused = learn(heard, fusion.names)
-    _, without = learn(chosen, fusion.dense)
+    without = fused if fusion.names == fusion.dense else learn(chosen, fusion.dense)[1]
     fitted = {
         "config": request["config"]["fusion"],
         "history_items": config.history_items,
@@ -201,6 +201,14 @@ def fit(request: dict[str, Any]) -> dict[str, Any]:
         "validation_cases": len(target_V),
         "validation_ndcg10": {"without_language_model": without, "fused": fused},
     }
+
+
+def _fitted(uri: str) -> dict[str, Any]:
+    """What `fit` wrote there. Models of before the network have one sum for each step, as "weights"."""
+    fitted: dict[str, Any] = load_json(f"{uri}/{FUSION_FILE}")
+    if (sums := fitted.get("weights")) is None:
+        return fitted
+    return fitted | {"shortlist": sums["shortlist"], "list": {"weights": sums["list"], "network": None}}
 
 
 def _ndcg(items_VK: Ints, target_V: Ints) -> float:

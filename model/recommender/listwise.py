@@ -77,7 +77,8 @@ class ListScorer:
 
     weights: dict[SignalName, float]
     """In the order of the signals."""
-    network: Network
+    network: Network | None = None
+    """Without one, the sum decides alone."""
 
     @classmethod
     def learned(
@@ -89,16 +90,19 @@ class ListScorer:
 
     @classmethod
     def of_json(cls, values: dict[str, Any], names: Sequence[SignalName]) -> ListScorer:
-        network = {name: np.array(value, np.float32) for name, value in values["network"].items()}
-        return cls({name: values["weights"][name] for name in names}, Network(**network))
+        weights = {name: values["weights"][name] for name in names}
+        if values["network"] is None:
+            return cls(weights)
+        return cls(weights, Network(**{name: np.array(value, np.float32) for name, value in values["network"].items()}))
 
     def to_json(self) -> dict[str, Any]:
-        network = {name: value.tolist() for name, value in self.network._asdict().items()}
-        return {"weights": self.weights, "network": network}
+        parts = self.network and {name: value.tolist() for name, value in self.network._asdict().items()}
+        return {"weights": self.weights, "network": parts}
 
     def __call__(self, short: Shortlist) -> Floats:
         """[B,C]; of padding, anything."""
-        return _sums(short, self.weights) + self.network(short)
+        sum_BC = _sums(short, self.weights)
+        return sum_BC if self.network is None else sum_BC + self.network(short)
 
 
 def best(items_BC: Ints, score_BC: Floats, k: int) -> tuple[Ints, Floats]:
@@ -134,9 +138,11 @@ def learned_weights(
 
 def _learned_network(
     short: Shortlist, target_B: Ints, weights: dict[SignalName, float], penalty: float, seed: int
-) -> Network:
-    """What to add to the sums; nothing if there is no case."""
+) -> Network | None:
+    """What to add to the sums; none if there is no case to learn from."""
     short, hit_BC = _found(short, target_B)
+    if not len(hit_BC):
+        return None
     sum_BC = _sums(short, weights)
     spread_F = _spread(short).astype(np.float32)
     input_BCI = _inputs(short, spread_F)
@@ -164,9 +170,7 @@ def _learned_network(
 
     drawn_IH = np.random.default_rng(seed).normal(scale=inputs**-0.5, size=shapes[0])
     start = np.concatenate([drawn_IH.ravel(), np.zeros(2 * HIDDEN)])
-    if len(hit_BC):
-        start = _likeliest(scores, start, np.zeros_like(start), short, hit_BC, penalty)
-    return Network(spread_F, *parts(start))
+    return Network(spread_F, *parts(_likeliest(scores, start, np.zeros_like(start), short, hit_BC, penalty)))
 
 
 def _likeliest(

@@ -93,8 +93,7 @@ class Trainer:
         """Train to the end; returns the metrics. The model then has the best epoch's weights."""
         position, recipe = self.position, self.recipe
         learning_rate = warmup_cosine(self.steps, recipe.warmup_share)
-        progress = Progress("finetune", self.steps)
-        progress.advance(position.step, "" if position.step == 0 else "done before")
+        progress = Progress("finetune", self.steps, done=position.step)
         while position.epoch < recipe.epochs and not self._given_up():
             self.subject.model.train()
             stream = self._micros()

@@ -89,6 +89,23 @@ def test_the_kept_network_decides_too(trained: dict[str, Any], tmp_path: Path) -
     assert one.tolist() == other[::-1].tolist()
 
 
+def test_a_fusion_of_before_the_network_ranks_by_its_sum(trained: dict[str, Any], tmp_path: Path) -> None:
+    """Such a model may be live, and the champion that the next one has to beat."""
+    shutil.copytree(trained["inputs"]["fusion"], tmp_path / "fusion")
+    fitted = load_json(f"{tmp_path}/fusion/{FUSION_FILE}")
+    shortlist, learned = fitted.pop("shortlist"), fitted.pop("list")
+    before = fitted | {"weights": {"shortlist": shortlist, "list": learned["weights"]}}
+    sum_alone = fitted | {"shortlist": shortlist, "list": learned | {"network": None}}
+    users, history_BH = Users(["", ""], np.array([[3, 4, 5], [9, -1, -1]])), np.array([[3, 4, 5], [9, -1, -1]])
+    ranked = []
+    for form in (before, sum_alone):
+        save_json(f"{tmp_path}/fusion/{FUSION_FILE}", form)
+        one = METHOD.load_ranker(trained | {"inputs": trained["inputs"] | {"fusion": f"{tmp_path}/fusion"}})
+        ranked.append(one.rank(users, history_BH, ALL, 6))
+    assert np.array_equal(ranked[0].items_BK, ranked[1].items_BK)
+    assert np.array_equal(ranked[0].scores_BK, ranked[1].scores_BK)
+
+
 def test_lists_hold_no_seen_and_no_unavailable_item(ranker: FusedRanker) -> None:
     available_N = ALL.copy()
     available_N[5:] = False

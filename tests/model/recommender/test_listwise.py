@@ -74,6 +74,7 @@ def test_few_cases_leave_the_sum() -> None:
     """By a sum they were drawn: what a network found beside would be noise."""
     short, target_B = drawn(60, by_sum)
     scorer = ListScorer.learned(short, target_B, NAMES, penalty=5.0, seed=0)
+    assert scorer.network is not None
     assert np.abs(scorer.network(drawn(500, by_sum, seed=1)[0])).max() < 1e-3
 
 
