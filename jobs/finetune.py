@@ -44,18 +44,19 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
     if settings.method == "ttds":  # the second stage: the model that the codes were made with goes on
         inputs[START] = codebook.path(LANGUAGE_MODEL)
     request = {
+        "method": settings.method,
         "config": settings.model_json(),
         "inputs": inputs,
         "output": draft.uri,
         "checkpoints": checkpoints,
     }
+    further = {}
+    if settings.model.fusion.signals:
+        known = inputs | {"model": draft.uri} | signal_inputs(training_set, behaviour)
+        fitting = request | {"inputs": known, "output": draft.path(FUSION)}
+        further["fusion"] = ("model.recommender.fusion:fit", fitting)
     with open_spark(settings, "finetune"):
-        metrics = launch(settings.training, "model.recommender.registry:train", request | {"method": settings.method})
-        if settings.model.fusion.signals:
-            alone = settings.training.model_copy(update={"processes": 1})
-            known = inputs | {"model": draft.uri} | signal_inputs(training_set, behaviour)
-            fitting = request | {"inputs": known, "output": draft.path(FUSION)}
-            metrics["fusion"] = launch(alone, "model.recommender.fusion:fit", fitting)
+        metrics = launch(settings.training, ("model.recommender.registry:train", request), further)
     parents = {"training_set": training_set, "codebook": codebook, "behaviour": behaviour}
     shapes = ("backbone", "finetune", "ttds", "rsllm", "fusion", "history_items", "window_items")
     speed = metrics.pop("speed")  # differs from run to run, so no manifest has it

@@ -28,7 +28,7 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
             "inputs": {"training_set": training_set.uri, "text_vectors": text_vectors},
             "output": draft.uri,
         }
-        metrics = launch(settings.training, "model.behaviour.train:train_behaviour", request)
+        metrics = launch(settings.training, ("model.behaviour.train:train_behaviour", request))
     shapes = ("text_encoder", "behaviour")
     commit_trained(settings, draft, ds.date(), split, metrics, {"training_set": training_set}, shapes)
 

@@ -55,7 +55,7 @@ def main(ds: Day, split: SplitOption, settings_file: SettingsFile = None) -> Non
     shapes: tuple[str, ...] = ("text_encoder", "tokenizer")
     if settings.method == "ttds":
         with open_spark(settings, "train_tokenizer"):
-            metrics = launch(settings.training, "model.recommender.ttds:tokenize", request)
+            metrics = launch(settings.training, ("model.recommender.ttds:tokenize", request))
         metrics.pop("speed")  # differs from run to run, so no manifest has it
         shapes += ("backbone", "finetune", "ttds", "history_items", "window_items")
     else:

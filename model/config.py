@@ -217,6 +217,10 @@ class FusionConfig:
     def __post_init__(self) -> None:
         require(self, 1, "shortlist")
         require(self, 0, "penalty")
+        if self.signals and not set(self.signals) & set(get_args(DenseName)):
+            raise ValueError(
+                f"fusion.signals = {self.signals}: none can choose a shortlist. Add teacher, or leave the list empty."
+            )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from pyspark.ml.torch.distributor import TorchDistributor
@@ -15,8 +16,13 @@ from jobs.common.settings import Training
 MISTAKE = "mistake"
 
 
-def launch(training: Training, entry: str, request: dict[str, Any]) -> dict[str, Any]:
-    """Run `entry` ("package.module:function") with the request in every process; returns what the first one returns.
+Call = tuple[str, dict[str, Any]]
+"""A function as "package.module:function", and its request."""
+
+
+def launch(training: Training, call: Call, further: Mapping[str, Call] | None = None) -> dict[str, Any]:
+    """Make the call in every process; returns what the first one returns. That one alone then makes the further
+    calls, and what they return is added by their names.
 
     What a single process raises as ValueError is raised here; of several it is a RuntimeError with the log's end.
     The driver itself imports no torch. Needs an active Spark session.
@@ -24,22 +30,29 @@ def launch(training: Training, entry: str, request: dict[str, Any]) -> dict[str,
     distributor = TorchDistributor(
         num_processes=training.processes, local_mode=not training.on_executors, use_gpu=training.use_gpu
     )
-    metrics = distributor.run(_call, entry, request)
+    metrics = distributor.run(_work, call, further or {})
     assert isinstance(metrics, dict)
     if MISTAKE in metrics:
         raise ValueError(metrics[MISTAKE])
     return metrics
 
 
-def _call(entry: str, request: dict[str, Any]) -> dict[str, Any]:
+def _work(call: Call, further: Mapping[str, Call]) -> dict[str, Any]:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     logging.getLogger("petastorm").setLevel(logging.WARNING)
-    module, function = entry.split(":")
     try:
-        metrics: dict[str, Any] = getattr(importlib.import_module(module), function)(request)
+        metrics: dict[str, Any] = _made(call)
+        if os.environ.get("RANK", "0") == "0":
+            metrics |= {name: _made(each) for name, each in further.items()}
     except ValueError as error:
         # Of several processes the others would wait for this one: it has to fail.
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise
         return {MISTAKE: str(error)}
     return metrics
+
+
+def _made(call: Call) -> Any:
+    entry, request = call
+    module, function = entry.split(":")
+    return getattr(importlib.import_module(module), function)(request)

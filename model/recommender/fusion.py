@@ -155,12 +155,8 @@ def fit(request: dict[str, Any]) -> dict[str, Any]:
 
     `request`: {"config": ModelConfig as JSON, "inputs": those of FusedRanker.load but "fusion", and "training_set",
     "output": URI}. Written: `fusion.json`, and what the signals count. Without a case the weights are the defaults.
-    Raises ValueError when there is no dense signal to make a shortlist with.
     """
     config, inputs, output = model_config(request["config"]), request["inputs"], request["output"]
-    dense: list[SignalName] = [name for name in config.fusion.signals if name in DENSE]
-    if not dense:
-        raise ValueError("fusion.signals names none that can choose a shortlist: add teacher, or leave the list empty.")
     count(inputs, output)
     fusion, _ = open_fusion(request, config.fusion, output)
     rows = read_table(f"{inputs['training_set']}/validation", ["items", "target"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model.config import BackboneConfig, FinetuneConfig, ModelConfig, TokenizerConfig, model_config
+from model.config import BackboneConfig, FinetuneConfig, FusionConfig, ModelConfig, TokenizerConfig, model_config
 
 
 def test_settings_come_back_from_json() -> None:
@@ -35,3 +35,9 @@ def test_unknown_keys_are_named() -> None:
 def test_numbers_out_of_bounds_are_named(part: Any, wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         part(**wrong)
+
+
+def test_a_fusion_needs_a_signal_that_chooses_the_shortlist() -> None:
+    with pytest.raises(ValueError, match=r"none can choose a shortlist\. Add teacher"):
+        FusionConfig(signals=["language_model"])
+    assert FusionConfig(signals=[]).signals == []

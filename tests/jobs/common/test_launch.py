@@ -13,10 +13,23 @@ MISTAKEN: dict[str, Any] = {"config": {"nonsense": 1}}
 
 def test_a_users_mistake_comes_out_of_the_training_process_as_one(spark: Any) -> None:
     with pytest.raises(ValueError, match=r"unknown key\(s\) nonsense"):
-        launch.launch(Training(), ENTRY, MISTAKEN)
+        launch.launch(Training(), (ENTRY, MISTAKEN))
 
 
 def test_of_several_processes_one_must_not_leave_the_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"unknown key\(s\) nonsense"):
-        launch._call(ENTRY, MISTAKEN)
+        launch._work((ENTRY, MISTAKEN), {})
+
+
+@pytest.mark.parametrize(("rank", "made"), [("0", {"given": "a", "then": {"given": "b"}}), ("1", {"given": "a"})])
+def test_the_first_process_alone_makes_the_further_calls(
+    monkeypatch: pytest.MonkeyPatch, rank: str, made: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    entry = f"{__name__}:answer"
+    assert launch._work((entry, {"given": "a"}), {"then": (entry, {"given": "b"})}) == made
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    return dict(request)

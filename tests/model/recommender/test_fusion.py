@@ -210,9 +210,3 @@ def test_language_models_of_further_methods_are_signals_too(trained: dict[str, A
     assert ranker.rank(Users([""], history_1H), history_1H, ALL, 1).items_BK.tolist() == [[6]]
     with pytest.raises(ValueError, match=r"fusion.signals names rsllm, but no such model is among the inputs"):
         fit({"config": config, "inputs": trained["inputs"], "output": f"{tmp_path}/fusion"})
-
-
-def test_a_fusion_needs_something_that_chooses(trained: dict[str, Any], tmp_path: Path) -> None:
-    config = asdict(replace(FUSED, fusion=FusionConfig(signals=["language_model"])))
-    with pytest.raises(ValueError, match=r"fusion.signals names none that can choose a shortlist"):
-        fit(trained | {"config": config, "output": str(tmp_path)})
