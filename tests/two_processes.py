@@ -1,26 +1,37 @@
-"""Two training processes, as torchrun starts them."""
+"""Two training processes, started by what torchrun starts them with."""
 
 from __future__ import annotations
 
-import os
-import subprocess
+import multiprocessing
+import runpy
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-SECONDS = 240
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+# One server imports what all of them need; they are its forks. To import it takes longer than what they do.
+multiprocessing.set_forkserver_preload(["model.recommender.ttds", "model.recommender.rsllm.train"])
 
 
 def run_two(*command: str | Path) -> None:
-    """Fails with what they printed if one of them failed. `command`: a script, or -m and a module, and arguments."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, *map(str, command)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        timeout=SECONDS,
+    """ChildFailedError if one of them failed. `command`: a script, or -m and a module, and arguments."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="forkserver",
+        monitor_interval=0.05,
+        max_restarts=0,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    elastic_launch(config, _run)([str(each) for each in command])
+
+
+def _run(command: list[str]) -> None:
+    if command[0] == "-m":
+        sys.argv = command[1:]
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = command
+        runpy.run_path(command[0], run_name="__main__")
