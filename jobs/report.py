@@ -23,7 +23,7 @@ from jobs.common.artefacts import additions_store, by_identity, store
 from jobs.common.code_version import code_version
 from jobs.common.codebook_plots import plot_churn, plot_picture, plot_usage
 from jobs.common.contracts import daily_table
-from jobs.common.pages import png, render
+from jobs.common.pages import WIDTH, png, render
 from jobs.common.promotions import live_verdict
 from jobs.common.publishing import ledger_of
 from jobs.common.quality_plots import estimate, plot_methods, plot_segments
@@ -38,6 +38,8 @@ from model.recommender.tasks import TASKS
 log = logging.getLogger("report")
 
 SHOWN_USERS, SHOWN_ITEMS = 10, 5
+SHOWN_METRICS = ("HR@10", "NDCG@10")
+"""On a phone."""
 TILES = ("events", "users with a list", "users on the fallback", "items with a code")
 QUARANTINED = "quarantined: "
 
@@ -69,6 +71,7 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
         quarantined=_quarantined(_of_day(settings, "events", day)),
         quality=evaluation.manifest.metrics,
         metric_names=list(METRICS),
+        shown=SHOWN_METRICS,
         methods_plot=plot_methods(evaluation.manifest.metrics),
         segments_plot=plot_segments(evaluation.manifest.metrics["beyond"])
         if "beyond" in evaluation.manifest.metrics
@@ -168,10 +171,13 @@ def _of_day(settings: Settings, table: str, day: dt.date) -> Generation:
 
 
 def _users(spark: SparkSession, settings: Settings, day: dt.date, earlier: dt.date | None) -> list[dict[str, Any]]:
-    """Ten users, drawn by a hash: the titles of their history, of their list, and of the list before it."""
+    """Ten users, those ranked on this day first, then by a hash: the titles of their history, of their list, and of the
+    list before it. They are not named.
+    """
     table = daily_table(settings, "recommendations")
     lists = table.read(spark, day, day).where("source = 'model'")
-    shown = lists.orderBy(F.xxhash64("user_id"), "user_id").limit(SHOWN_USERS)
+    anew = F.col("made_ds") == F.col("ds")
+    shown = lists.orderBy(anew.desc(), F.xxhash64("user_id"), "user_id").limit(SHOWN_USERS)
     histories = daily_table(settings, "user_history").read(spark, None, day).join(shown, "user_id", "left_semi")
     newest = newest_per_key(histories, "user_id").select("user_id", F.reverse("item_ids").alias("item_ids"))
     titles = newest_per_key(daily_table(settings, "item_text").read(spark, None, day), "item_id")
@@ -181,16 +187,16 @@ def _users(spark: SparkSession, settings: Settings, day: dt.date, earlier: dt.da
     users: dict[str, dict[str, Any]] = {}
     for part, frame in frames.items():
         for row in _titles(frame, titles).orderBy("user_id").collect():
-            users.setdefault(row["name"], {"name": row["name"], "before": []})[part] = row["titles"]
-    return list(users.values())
+            users.setdefault(row["user_id"], {"before": []})[part] = row["titles"]
+    first = [row["user_id"] for row in shown.collect()]
+    return [users[user] for user in first if user in users]
 
 
 def _titles(lists: DataFrame, titles: DataFrame) -> DataFrame:
-    """(user_id, name, titles): the first titles of each list; `name` is the user's id, hashed."""
+    """(user_id, titles): the first titles of each list."""
     placed = lists.select("user_id", F.posexplode(F.slice("item_ids", 1, SHOWN_ITEMS)).alias("place", "item_id"))
     ordered = F.array_sort(F.collect_list(F.struct("place", "title")))["title"]
-    name = F.substring(F.sha2("user_id", 256), 1, 8)
-    return placed.join(titles, "item_id").groupBy("user_id").agg(name.alias("name"), ordered.alias("titles"))
+    return placed.join(titles, "item_id").groupBy("user_id").agg(ordered.alias("titles"))
 
 
 def _picture(codebook: Generation) -> str | None:
@@ -209,7 +215,7 @@ def plot_losses(models: dict[str, Generation]) -> str:
             family = TASKS[task].family.value if task in TASKS else task  # a model of an older version knows others
             panels[family] = [*dict.fromkeys([*panels.get(family, []), task])]
     rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(6.4, 3.0 * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.0 * rows), layout="constrained")
     places = figure.subplots(rows, 2).flat
     for (family, tasks), axes in zip(panels.items(), places, strict=False):
         for (name, model), style in zip(models.items(), ("--", "-"), strict=True):
@@ -217,9 +223,9 @@ def plot_losses(models: dict[str, Generation]) -> str:
                 values = model.manifest.metrics["loss"].get(task, [])
                 label = task if name == "live" else None
                 axes.plot(range(1, len(values) + 1), values, style, color=f"C{number}", marker=".", label=label)
-        axes.set(title=family, xlabel="epoch", ylabel="loss, nats per token")
+        axes.set(title=family, xlabel="epoch", ylabel="nats per token")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(fontsize="x-small")
+        axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.3))
     for axes in places:  # the rest of the last row
         axes.axis("off")
     return png(figure)

@@ -92,7 +92,7 @@ def test_the_report_tells_what_changed_since_the_day_before(shop: Shop) -> None:
     assert all(int(count) > 0 for count in lists)
     shown = page.split("<h2>Ten users</h2>")[1].split("</table>")[0]
     assert f"<th>Before, {before}" in shown
-    users = shown.count('<code class="name">')
+    users = shown.count('<td data-label="User ">')
     assert users > 0
     assert shown.count("<ol>") == 3 * users
 

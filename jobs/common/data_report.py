@@ -19,7 +19,7 @@ from jobs.common.artefacts import store
 from jobs.common.code_version import code_version
 from jobs.common.contracts import daily_table
 from jobs.common.coverage import ONE_DAY, describe_days, missing_days
-from jobs.common.pages import png, render
+from jobs.common.pages import WIDTH, png, render
 from jobs.common.settings import Quality, Settings
 from model.generation import Manifest, write_atomically
 
@@ -131,7 +131,7 @@ def write_data_report(
 
 
 def _plot(volumes: Volumes, start: dt.date) -> Figure:
-    figure = Figure(figsize=(8, 2.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
     axes = figure.subplots()
     colours = ["tab:blue" if day >= start else "lightgrey" for day in volumes]
     axes.bar([day.isoformat() for day in volumes], list(volumes.values()), color=colours)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jobs.common.pages import png
+from jobs.common.pages import WIDTH, png
 
 SHOWN = "NDCG@10"
 COLOURS = ("#2f6fde", "#e08a1e", "#5b9a68", "#9a6bb5", "#8b8f96", "#c2554d")
@@ -18,7 +18,7 @@ def plot_methods(quality: dict[str, Any]) -> str:
     """NDCG@10 of each method with its interval, seen items masked: the judged one first, then the best."""
     values = {method: protocols["masked"][SHOWN] for method, protocols in quality["methods"].items()}
     others = sorted(set(values) - {quality["reference"]}, key=lambda method: -values[method]["mean"])
-    figure = Figure(figsize=(6.4, 0.5 * len(values) + 1.0), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.4 * len(values) + 0.9), layout="constrained")
     axes = figure.subplots()
     for place, method in enumerate([quality["reference"], *others]):
         _dot(axes, values[method], -place, COLOURS[min(place, 1)])
@@ -31,7 +31,7 @@ def plot_methods(quality: dict[str, Any]) -> str:
 def plot_segments(beyond: dict[str, Any]) -> str:
     """NDCG@10 of each method for users and items of each kind, with intervals."""
     names = [one["segment"] for one in next(iter(beyond.values()))["segments"]]
-    figure = Figure(figsize=(6.4, 0.26 * len(names) * max(len(beyond), 2) + 1.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.2 * len(names) * max(len(beyond), 2) + 1.4), layout="constrained")
     axes = figure.subplots()
     for number, (method, found) in enumerate(beyond.items()):
         shift = (number - (len(beyond) - 1) / 2) * 0.7 / len(beyond)
@@ -42,7 +42,7 @@ def plot_segments(beyond: dict[str, Any]) -> str:
     axes.set_yticks([-place for place in range(len(names))], names)
     axes.set(xlabel=f"{SHOWN}, seen items masked", xlim=(0, None))
     axes.grid(axis="x", color="#dfe5ec")
-    axes.legend(fontsize="small", loc="best")
+    figure.legend(fontsize="small", loc="outside lower center", ncols=2)
     return png(figure)
 
 

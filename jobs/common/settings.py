@@ -230,7 +230,7 @@ def load_settings(file: str | None = None) -> Settings:
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, e['loc'])) or '(whole file)'}: "
-            + ("there is no such setting" if e["type"] == "extra_forbidden" else e["msg"])
+            + ("there is no such setting" if e["type"] == "extra_forbidden" else e["msg"].removeprefix("Value error, "))
             for e in error.errors()
         ]
         told = f"Settings file {path} has {len(lines)} error(s), those in PRECOG_… of the environment among them:"

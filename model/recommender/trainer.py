@@ -114,6 +114,13 @@ class Trainer:
             with self.speed.paused():
                 self._finish_epoch()
         progress.close()
+        if position.epoch < recipe.epochs and self.processes.first:
+            log.info(
+                "stopped after epoch %d of %d: NDCG@10 on the validation cases was best after epoch %d, which is kept",
+                position.epoch,
+                recipe.epochs,
+                position.best + 1,
+            )
         if self.best:
             self.checkpoints.put(self.best)
         return self._metrics()

@@ -18,7 +18,7 @@ from jobs.common.codebook_plots import plot_usage
 from jobs.common.pages import render
 from jobs.common.quality_plots import estimate, plot_methods, plot_segments
 from jobs.common.settings import Settings
-from jobs.report import _picture, changes, coded_items, plot_losses
+from jobs.report import SHOWN_METRICS, _picture, changes, coded_items, plot_losses
 from model.config import TokenizerConfig
 from model.data.files import save_tensors
 from model.evaluation.beyond import beyond
@@ -41,10 +41,16 @@ SAYS = {
     "examples": "Most typical",
     "beyond": "What the first ten show",
     "picture": "two leading axes",
-    "validation_ndcg10": "on the validation cases",
+    "validation_ndcg10": "on the validation cases, epoch by epoch",
+    "fusion": "without the language model",
 }
 """What the page says only of a model that has it."""
-TRAINED = {"validation_ndcg10": [0.1, 0.2], "best_epoch": 2}
+FUSED = {
+    "weights": {"list": {"language_model": 0.25, "teacher": 0.5}},
+    "validation_cases": 67,
+    "validation_ndcg10": {"fused": 0.08, "without_language_model": 0.07},
+}
+TRAINED = {"validation_ndcg10": [0.1, 0.2], "best_epoch": 2, "fusion": FUSED}
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +103,12 @@ def page(codebook: Generation, quality: dict[str, Any], lacking: Collection[str]
         segments_plot=plot_segments(quality["beyond"]),
         estimate=estimate,
         cost_per_hour=12.0,
-        users=[{"name": "u", "history": ["A"], "recommended": ["B", "C"], "before": ["C"]}],
+        users=[{"history": ["A"], "recommended": ["B", "C"], "before": ["C"]}],
         lists={} if "used_again" in lacking else LISTS,
         published=without(PUBLISHED, lacking),
         quality=without(quality, lacking),
         metric_names=list(METRICS),
+        shown=SHOWN_METRICS,
         verdict={"reasons": []},
         seconds={} if "seconds" in lacking else {"finetune all": 75.3},
         trained={"live": without(TRAINED, lacking)},
@@ -137,9 +144,13 @@ def test_what_changed_is_said(codebook: Generation, quality: dict[str, Any]) -> 
     assert "0.25" in whole  # 75.3 s at 12 an hour
 
 
-def test_wide_tables_scroll_on_a_phone_and_are_whole_on_paper(codebook: Generation, quality: dict[str, Any]) -> None:
+def test_wide_tables_fit_a_phone_and_are_whole_on_paper(codebook: Generation, quality: dict[str, Any]) -> None:
     whole = page(codebook, quality)
-    assert '<div class="wide"><table><tr><th><th class="number">2016-10-15' in whole
+    assert '<div class="wide"><table class="facts"><tr><th><th class="number">2016-10-15' in whole
+    on_a_phone = whole.split("@media screen and (max-width: 40rem)")[1].split("@media print")[0]
+    assert ".more, .wide small, .wide br { display: none; }" in on_a_phone
+    assert [name for name in METRICS if f'<th class="number more">{name}' not in whole] == list(SHOWN_METRICS)
+    assert '<td data-label="Before, 2016-10-15">' in whole  # its heading, where people are cards
     on_paper = whole.split("@media print")[1].split("</style>")[0]
     assert ".wide { overflow: visible; }" in on_paper
 
@@ -149,7 +160,7 @@ def test_losses_stand_two_to_a_row(tasks: list[str]) -> None:
     """Each figure of the page is as wide: side by side, five panels would be shown in a fifth of their size."""
     model = Generation("", 1, "", Manifest(metrics={"loss": {task: [3.0, 2.0] for task in tasks}}))
     drawn = imread(io.BytesIO(base64.b64decode(plot_losses({"judged": model, "live": model}))))
-    assert drawn.shape[1] == 704
+    assert drawn.shape[1] == 768
 
 
 def test_items_with_a_code_are_those_of_the_day(settings: Settings) -> None:
