@@ -90,6 +90,7 @@ def rollback(spark: SparkSession, settings: Settings, ledger: Ledger, lease: Lea
         ),
     )
     put_online(spark, settings, ledger, lease, begun, draft, publication, USERS_LAST)
+    log.info("the lists of %s are back, made by %s", manifest.key["ds"], model)
     warn_of_live_model(settings, model)
 
 
