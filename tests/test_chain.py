@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from jobs.common.artefacts import additions_store, live_model, store
 from jobs.common.contracts import daily_table
 from jobs.common.item_vectors import vectors_store
+from jobs.report import SHOWN_USERS, _users
 from tests.shop import CHAIN, LAST, REPO, TOP_K, USERS, Shop, Step, lake_state
 
 
@@ -95,6 +96,14 @@ def test_the_report_tells_what_changed_since_the_day_before(shop: Shop) -> None:
     users = shown.count('<td data-label="User ">')
     assert users > 0
     assert shown.count("<ol>") == 3 * users
+
+
+def test_the_report_shows_users_ranked_anew_first(shop: Shop, spark: SparkSession) -> None:
+    """Of the lists since the tests above."""
+    anew = [items for made, items in _lists(shop, spark).values() if made == LAST.date()]
+    assert SHOWN_USERS <= len(anew) < USERS
+    titles = [[f"Title number {int(item[1:])}" for item in items] for items in anew]
+    assert all(user["recommended"] in titles for user in _users(spark, shop.settings, LAST.date(), None))
 
 
 @pytest.mark.slow

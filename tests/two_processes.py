@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import runpy
 import sys
@@ -11,6 +12,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 # One server imports what all of them need; they are its forks. To import it takes longer than what they do.
 multiprocessing.set_forkserver_preload(["model.recommender.ttds", "model.recommender.rsllm.train"])
+
+SECONDS = 240
 
 
 def run_two(*command: str | Path) -> None:
@@ -29,6 +32,7 @@ def run_two(*command: str | Path) -> None:
 
 
 def _run(command: list[str]) -> None:
+    faulthandler.dump_traceback_later(SECONDS, exit=True)  # one that waits for the other would do so for ever
     if command[0] == "-m":
         sys.argv = command[1:]
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)

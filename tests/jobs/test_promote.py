@@ -125,7 +125,7 @@ def test_what_is_not_better_than_the_champion_beyond_noise_stays_out(settings: S
     assert len(failed(verdict)) == 2
     assert all("champion" in text for text in failed(verdict))
     assert f"{model.identity} does not go live" in page
-    assert "✗" in page
+    assert page.count('<li class="fail">✗') == 2
 
 
 def test_what_does_not_beat_a_baseline_stays_out(settings: Settings, settings_file: Path) -> None:
@@ -136,8 +136,10 @@ def test_what_does_not_beat_a_baseline_stays_out(settings: Settings, settings_fi
 
 def test_the_first_model_need_but_be_healthy(settings: Settings, settings_file: Path) -> None:
     lake = Lake(settings, settings_file, champion=False)
-    model, verdict, _ = lake.judge(evaluated(challenger=5, popularity=31))
+    model, verdict, page = lake.judge(evaluated(challenger=5, popularity=31))
     assert (lake.live, verdict["promoted"]) == (model.identity, True)
+    assert page.count('<li class="moot">✗') == len(failed(verdict)) > 0
+    assert "nothing was live, and then a healthy model is enough" in page
 
 
 @pytest.mark.parametrize(

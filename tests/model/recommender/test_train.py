@@ -97,7 +97,10 @@ def test_other_settings_do_not_go_on_from_a_checkpoint(request_of: Request, tmp_
     assert trained(other | kept) == trained(request_of("plain", finetune=other["config"]["finetune"]))
 
 
-def test_the_newest_epoch_that_was_not_worse_is_saved(request_of: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_epoch_that_was_not_worse_is_saved(
+    request_of: Request, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     scores = [(0.1, 0.02), (0.3, 0.02), (0.29, 0.02), (0.2, 0.02), (0.26, 0.02), (0.9, 0.02)]
     finish, found, after_epoch = trainer.Trainer._finish_epoch, iter(scores), []
 
@@ -111,6 +114,7 @@ def test_the_newest_epoch_that_was_not_worse_is_saved(request_of: Request, monke
     metrics = trained(request)
     assert metrics["validation_ndcg10"] == [0.1, 0.3, 0.29, 0.2, 0.26]
     assert metrics["best_epoch"] == 3
+    assert "stopped after epoch 5 of 9: NDCG@10 on the validation cases was best after epoch 3" in caplog.text
     saved = weights(request)
     for name, tensor in after_epoch[2].items():
         assert torch.equal(saved[name], tensor)
