@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.config import Normalisation
+from model.config import Normalisation, Precision
 from model.recommender.backbone import Subject
 from model.recommender.objective import MicroBatch
 
@@ -23,13 +23,20 @@ BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A
 MEASURED_SIZE = 1024
 
 
-def peak_flops(device: torch.device) -> float:
-    """Operations a second, floating point: a known GPU's data sheet, else what a large float32 product reaches."""
+def products(precision: Precision, device: torch.device) -> torch.dtype:
+    """In which matrix products are made: see `FinetuneConfig.precision`."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Operations a second, floating point: a known GPU's data sheet, else what a large product of `dtype` reaches."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     known = [flops for part, flops in BF16_FLOPS.items() if part in name]
     if known:
         return known[0]
-    matrix = torch.ones(MEASURED_SIZE, MEASURED_SIZE, device=device)
+    matrix = torch.ones(MEASURED_SIZE, MEASURED_SIZE, device=device, dtype=dtype)
     seconds = []
     for _ in range(5):
         started = time.perf_counter()

@@ -36,7 +36,7 @@ from model.recommender.backbone import Subject
 from model.recommender.checkpoint import Checkpoints, Position, whole
 from model.recommender.dynamic_index import DynamicIndex, renewal_steps
 from model.recommender.objective import MicroBatch, Objective, Source
-from model.recommender.speed import Cost, Speed, peak_flops
+from model.recommender.speed import Cost, Speed, peak_flops, products
 from model.recommender.validation import Validation
 from model.schedule import warmup_cosine
 
@@ -81,7 +81,8 @@ class Trainer:
         if recipe.compile:
             _compile(model)
         self.optimizer = _optimizer(model, recipe)
-        self.speed = Speed(peak_flops(processes.device))
+        self.products = products(recipe.precision, processes.device)
+        self.speed = Speed(peak_flops(processes.device, self.products))
         self.cost = Cost(subject, recipe.normalisation)
         self.save_every = recipe.checkpoint_steps if checkpoints else 0
         key = training_key(config, inputs, processes)
@@ -170,7 +171,7 @@ class Trainer:
         device = self.processes.device
         # Dropout is this micro-batch's own, wherever and whenever it is trained on.
         torch.manual_seed(_drawn_seed(self.recipe.seed, self.position.epoch, micro.shard, micro.number))
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.products is torch.bfloat16):
             losses_Y = self.loss(self.objective.on_device(micro.batch, device))
         labels_Y = torch.from_numpy(micro.batch.labels).to(device)
         (share * self.objective.total(losses_Y, labels_Y)).backward()

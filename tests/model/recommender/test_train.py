@@ -75,11 +75,22 @@ def test_a_family_alone_learns_and_its_losses_are_known(request_of: Request, fam
     assert np.mean([by_epoch[-1] for by_epoch in losses.values()]) == pytest.approx(GOLDEN[family], abs=2e-3)
 
 
-@pytest.mark.parametrize(("killed_at", "backbone"), [(3, {}), (8, LORA), (12, {})], ids=["early", "lora", "late"])
+def test_bfloat16_on_a_cpu_learns_what_float32_does(request_of: Request) -> None:
+    rough, exact = (trained(request_of(each, finetune={"precision": each})) for each in ("bfloat16", "float32"))
+    assert rough != exact
+    assert rough["loss"]["next_item"] == pytest.approx(exact["loss"]["next_item"], rel=0.01)
+    assert exact == trained(request_of("auto"))
+
+
+@pytest.mark.parametrize(
+    ("killed_at", "backbone", "precision"),
+    [(3, {}, "float32"), (8, LORA, "float32"), (12, {}, "bfloat16")],
+    ids=["early", "lora", "late, bfloat16"],
+)
 def test_a_killed_training_goes_on_to_the_same_end(
-    request_of: Request, tmp_path: Path, kill: Kill, backbone: dict[str, Any], killed_at: int
+    request_of: Request, tmp_path: Path, kill: Kill, backbone: dict[str, Any], killed_at: int, precision: str
 ) -> None:
-    recipe = {"epochs": 3, "checkpoint_steps": 2, "accumulation": 2, "batch_size": 8}
+    recipe = {"epochs": 3, "checkpoint_steps": 2, "accumulation": 2, "batch_size": 8, "precision": precision}
     undisturbed = request_of("undisturbed", finetune=recipe, backbone=backbone)
     expected = trained(undisturbed)
     request = request_of("resumed", finetune=recipe, backbone=backbone) | {"checkpoints": str(tmp_path / "kept")}
