@@ -10,8 +10,9 @@ import json
 import os
 import tomllib
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -19,6 +20,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from model.config import LANGUAGE_MODEL, OTHER_LANGUAGE_MODELS, ModelConfig
 
 DEFAULT_FILE = "conf/sample.toml"
+NO_SUCH = ("extra_forbidden", "unexpected_keyword_argument")
+"""What pydantic calls a key that a model, and one that a dataclass does not know."""
 
 
 class Strict(BaseModel):
@@ -230,8 +233,16 @@ def load_settings(file: str | None = None) -> Settings:
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, e['loc'])) or '(whole file)'}: "
-            + ("there is no such setting" if e["type"] == "extra_forbidden" else e["msg"].removeprefix("Value error, "))
+            + (_no_such(*e["loc"]) if e["type"] in NO_SUCH else e["msg"].removeprefix("Value error, "))
             for e in error.errors()
         ]
         told = f"Settings file {path} has {len(lines)} error(s), those in PRECOG_… of the environment among them:"
         raise ValueError("\n".join([told, *lines])) from None
+
+
+def _no_such(*place: int | str) -> str:
+    owner: Any = Settings
+    for part in place[:-1]:
+        owner = get_args(owner)[1] if get_origin(owner) is dict else get_type_hints(owner)[str(part)]
+    near = get_close_matches(str(place[-1]), get_type_hints(owner), n=1)
+    return "there is no such setting" + (f"; did you mean {near[0]}?" if near else "")

@@ -142,6 +142,17 @@ def test_the_first_model_need_but_be_healthy(settings: Settings, settings_file: 
     assert "nothing was live, and then a healthy model is enough" in page
 
 
+def test_under_the_rule_always_what_is_worse_goes_live_and_the_page_says_why(
+    settings: Settings, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(settings, settings_file, champion=True)
+    monkeypatch.setenv("PRECOG_PROMOTION__RULE", "always")
+    model, verdict, page = lake.judge(evaluated(challenger=5, champion=30, popularity=31))
+    assert (lake.live, verdict["promoted"]) == (model.identity, True)
+    assert page.count('<li class="moot">✗') == len(failed(verdict)) > 0
+    assert "under the rule “always” every model goes live" in page
+
+
 @pytest.mark.parametrize(
     ("candidate", "problems", "reason"),
     [

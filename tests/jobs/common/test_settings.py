@@ -28,9 +28,16 @@ def test_all_errors_are_shown_at_once_with_their_keys(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"bad\.toml has 3 error") as caught:
         load_settings(str(file))
     text = str(caught.value)
-    assert "event_types.buy.weigth" in text
+    assert "event_types.buy.weigth: there is no such setting; did you mean weight?" in text
     assert "model.finetune.epochs" in text
-    assert "model.finetune.epoch:" in text
+    assert "model.finetune.epoch: there is no such setting; did you mean epochs?" in text
+
+
+def test_what_is_like_no_setting_is_not_guessed(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text('colour = "red"\n' + MINIMAL)
+    with pytest.raises(ValueError, match=r"colour: there is no such setting$"):
+        load_settings(str(file))
 
 
 def test_a_missing_file_is_named() -> None:
