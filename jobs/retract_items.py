@@ -71,6 +71,7 @@ def retract(
     _require_known(spark, settings, item_ids)
     hidden = set(retracted_items(spark, last))
     hidden = hidden - set(item_ids) if undo else hidden | set(item_ids)
+    log.info("%s %s: what apps read of each item is written anew", "showing" if undo else "hiding", ", ".join(item_ids))
     begun, draft = ledger.begin(lease, "retract", newest)
     state = spark.read.parquet(last.path("catalogue_state"))
     publication = Publication(

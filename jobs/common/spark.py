@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pyspark import StatusTracker
 from pyspark.resource import ExecutorResourceRequests, ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
@@ -15,6 +16,8 @@ from pyspark.sql import SparkSession
 
 from jobs.common.settings import Settings
 from model.progress import Progress
+
+LOGGING = Path(__file__).resolve().with_name("log4j2.properties")
 
 
 @contextmanager
@@ -47,6 +50,7 @@ def open_spark(settings: Settings, name: str) -> Iterator[SparkSession]:
         builder = builder.master(settings.spark.master)
     if "SPARK_ENV_LOADED" not in os.environ:  # by hand, not by spark-submit: the JVM is ours to size
         builder = builder.config("spark.driver.memory", settings.spark.driver_memory)
+        builder = builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={LOGGING.as_uri()}")
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("WARN")
     try:
