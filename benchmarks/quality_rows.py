@@ -43,6 +43,11 @@ CONFIG = ModelConfig(
     validation_users=20_000,
 )
 TEXTS_READ = replace(CONFIG, behaviour=replace(CONFIG.behaviour, text_dim=128))
+SEMANTIC = replace(
+    TEXTS_READ,
+    backbone=BackboneConfig(hidden_size=256, layers=3, heads=8, intermediate_size=768, dropout=0.1),
+    finetune=replace(TEXTS_READ.finetune, precision="bfloat16"),
+)
 QUICK_EPOCHS = {"behaviour": 10, "ttds": 2, "finetune": 2}
 
 
@@ -82,13 +87,13 @@ OURS: dict[str, ModelConfig] = {
     "sasrec_with_text": TEXTS_READ,
     "fusion_of_ids": replace(CONFIG, fusion=_fused("language_model", "words")),
     "fusion_without_llm": replace(TEXTS_READ, fusion=_fused("language_model")),
-    "language_model_alone": replace(TEXTS_READ, fusion=FusionConfig(signals=[])),
-    MAIN: TEXTS_READ,
+    "language_model_alone": replace(SEMANTIC, fusion=FusionConfig(signals=[])),
+    MAIN: SEMANTIC,
     "ttds_alone": replace(TTDS, fusion=FusionConfig(signals=[])),
     "ttds": TTDS,
     "rsllm_alone": replace(RSLLM, fusion=FusionConfig(signals=[])),
     "rsllm": RSLLM,
-    "fusion_of_all": replace(TEXTS_READ, fusion=_fused(further=tuple(FURTHER))),
+    "fusion_of_all": replace(SEMANTIC, fusion=_fused(further=tuple(FURTHER))),
 }
 """Rows of the recipe by its settings; the first is the ranking of its teacher."""
 WITHOUT_LLM = "fusion_without_llm"
