@@ -50,7 +50,7 @@ def open_spark(settings: Settings, name: str) -> Iterator[SparkSession]:
         builder = builder.master(settings.spark.master)
     if "SPARK_ENV_LOADED" not in os.environ:  # by hand, not by spark-submit: the JVM is ours to size
         builder = builder.config("spark.driver.memory", settings.spark.driver_memory)
-        builder = builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={LOGGING.as_uri()}")
+        builder = builder.config("spark.driver.defaultJavaOptions", f"-Dlog4j2.configurationFile={LOGGING.as_uri()}")
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("WARN")
     try:
