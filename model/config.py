@@ -161,6 +161,9 @@ class FinetuneConfig:
     most a third of a micro-batch's tokens, what is more is dropped."""
     auxiliary_weight: float = 0.2
     """Weight of the mean loss over all other tasks' labels beside the mean loss over next_item's."""
+    item_dropout: float = 0.0
+    """Share of a window's items that are left out of it, drawn anew in every epoch [ours]: no history is read twice, so
+    that none is learned by heart."""
     row_tokens: int = 512
     """Examples are packed into rows of at most so many tokens, without attention from one to another."""
     learning_rate: float = 2e-3
@@ -187,6 +190,8 @@ class FinetuneConfig:
         require(self, 1, "epochs", "batch_size", "accumulation", "shards", "row_tokens")
         require(self, 0, "auxiliary_weight", "learning_rate", "weight_decay", "warmup_share", "max_grad_norm")
         require(self, 0, "patience", "checkpoint_steps")
+        if not 0 <= self.item_dropout < 1:
+            raise ValueError(f"item_dropout = {self.item_dropout} is no share from 0 to below 1.")
         below = [f"{task} = {share}" for task, share in self.mixture.items() if share < 0]
         if below:
             raise ValueError(f"mixture: {', '.join(below)}: examples per window cannot be below 0.")

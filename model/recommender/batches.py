@@ -115,7 +115,7 @@ def read_drawn(
         if number >= skip:
             rng = np.random.default_rng([recipe.seed, epoch, shard, number])
             windows = Windows(rows["items"], rows["targets"], rows["later"], user_numbers(rows["user_id"]))
-            yield number, windows, rng
+            yield number, windows.thinned(recipe.item_dropout, rng) if recipe.item_dropout else windows, rng
 
 
 def tasks_of(recipe: FinetuneConfig) -> list[Task]:

@@ -36,6 +36,19 @@ class Windows:
     user_B: Ints
     """`user_numbers`."""
 
+    def thinned(self, share: float, rng: np.random.Generator) -> Windows:
+        """Each item left out with this chance, but for the last target; what is left out is no negative either."""
+        last_B = self.targets_BT.shape[1] - 1 - self.targets_BT[:, ::-1].argmax(1)
+        gone_BT = rng.random(self.items_BT.shape) < share
+        gone_BT[np.arange(len(gone_BT)), last_B] = False
+        moved_up_BT = np.argsort(gone_BT, axis=1, kind="stable")
+        items_BT, targets_BT = (
+            np.take_along_axis(np.where(gone_BT, none, each_BT), moved_up_BT, 1)
+            for each_BT, none in ((self.items_BT, PAD), (self.targets_BT, 0))
+        )
+        never_BX = np.concatenate([self.later_BX, np.where(gone_BT, self.items_BT, PAD)], axis=1)
+        return replace(self, items_BT=items_BT, targets_BT=targets_BT, later_BX=never_BX)
+
 
 @dataclass(frozen=True)
 class Cases:

@@ -139,6 +139,27 @@ def test_each_window_comes_once_before_any_comes_again() -> None:
     assert len(found) == 2 * count + 1
 
 
+@given(walks=users, share=st.floats(0, 0.99), seed=seeds)
+def test_a_thinned_window_holds_some_of_its_items_in_their_order_and_a_target(
+    walks: list[list[int]], share: float, seed: int
+) -> None:
+    windows, _ = windows_of(interactions(walks))
+    thinned = windows.thinned(share, np.random.default_rng(seed))
+    rows = zip(*(vars(each).values() for each in (windows, thinned)), strict=True)
+    assert all(len(before) == len(after) for before, after in rows)
+    for row in range(len(windows.items_BT)):
+        both = [
+            [(item, target) for item, target in zip(each.items_BT[row], each.targets_BT[row], strict=True) if item >= 0]
+            for each in (windows, thinned)
+        ]
+        rest = iter(both[0])
+        assert all(kept in rest for kept in both[1]), "not a subsequence"
+        assert both[1][-1:] == both[0][-1:], "the last one is a target here, and stays"
+        assert (thinned.items_BT[row][: len(both[1])] >= 0).all(), "padding stands behind"
+        gone = {item for item, _ in both[0]} - {item for item, _ in both[1]}
+        assert gone <= set(thinned.later_BX[row].tolist())
+
+
 def test_every_target_of_a_window_is_asked_for() -> None:
     windows, _ = windows_of(interactions([[*range(OWN)]]))
     cases = draw(TASKS["items_to_next_title"], 300, windows, OWN, 0)

@@ -75,6 +75,16 @@ def test_a_family_alone_learns_and_its_losses_are_known(request_of: Request, fam
     assert np.mean([by_epoch[-1] for by_epoch in losses.values()]) == pytest.approx(GOLDEN[family], abs=2e-3)
 
 
+def test_item_dropout_reads_other_histories_in_every_epoch(request_of: Request) -> None:
+    some = {"item_dropout": 0.5, "mixture": {"next_item": 1.0}, "patience": 0}
+    one, other = (trained(request_of(name, finetune=some)) for name in ("one", "other"))
+    whole = trained(request_of("whole", finetune=some | {"item_dropout": 0.0}))
+    assert one == other
+    assert one["loss"] != whole["loss"]
+    with pytest.raises(ValueError, match=r"item_dropout = 1\.0 is no share"):
+        finetune(request_of("none left", finetune={"item_dropout": 1.0}))
+
+
 def test_bfloat16_on_a_cpu_learns_what_float32_does(request_of: Request) -> None:
     rough, exact = (trained(request_of(each, finetune={"precision": each})) for each in ("bfloat16", "float32"))
     assert rough != exact
