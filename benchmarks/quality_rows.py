@@ -40,13 +40,13 @@ CONFIG = ModelConfig(
     ),
     backbone=BackboneConfig(hidden_size=128, layers=2, heads=4, intermediate_size=384, dropout=0.05),
     finetune=FinetuneConfig(epochs=10, batch_size=64, row_tokens=256, mixture={"next_item": 1.0}, patience=0),
-    validation_users=20_000,
+    validation_users=10_000,
 )
 TEXTS_READ = replace(CONFIG, behaviour=replace(CONFIG.behaviour, text_dim=128))
 SEMANTIC = replace(
     TEXTS_READ,
     backbone=BackboneConfig(hidden_size=256, layers=3, heads=8, intermediate_size=768, dropout=0.1),
-    finetune=replace(TEXTS_READ.finetune, precision="bfloat16"),
+    finetune=replace(TEXTS_READ.finetune, precision="bfloat16", item_dropout=0.3),
 )
 QUICK_EPOCHS = {"behaviour": 10, "ttds": 2, "finetune": 2}
 

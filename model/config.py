@@ -261,8 +261,8 @@ class ModelConfig:
     window_items: int = 40
     """Items in one training sequence: up to `history_items` of context, the rest are targets."""
     validation_users: int = 200
-    """Users, drawn by a hash, whose newest target is kept out of the training windows: the fine-tuning stops by them.
-    0: none. Never more than a tenth of the users."""
+    """Users whose newest target is kept out of the training windows: what stops the fine-tuning and teaches the fusion.
+    They are those active last. 0: none. Never more than a tenth of the users."""
 
 
 def model_config(value: dict[str, Any]) -> ModelConfig:

@@ -10,8 +10,8 @@ context + day, so it begins with the H items before its first target, and every 
 
 H = history_items, W = window_items.
 
-Every window also names what its user takes on its day or later, which are no negatives for its targets. Of some users
-the newest target is kept out of the windows, as a case to validate on.
+Every window also names what its user takes on its day or later, which are no negatives for its targets. Of the users
+who were active last the newest target is kept out of the windows, as a case to validate on.
 """
 
 from __future__ import annotations
@@ -150,16 +150,17 @@ def with_later(cut: DataFrame, days: DataFrame) -> DataFrame:
 
 
 def drawn_windows(cut: DataFrame, most_users: int) -> DataFrame:
-    """The newest windows (user_id, ds, k) of `most_users` users, drawn by a hash; only ones with at least two targets.
+    """The newest windows (user_id, ds, k) of the `most_users` users whose windows are newest; a hash breaks ties.
 
-    With one target alone, a window whose last target is taken away would teach nothing.
+    What is learnt on these cases is for the days to come, so they are the latest that there are. Only windows with at
+    least two targets: with one alone, a window whose last target is taken away would teach nothing.
     """
     targets = F.size(F.filter("targets", lambda target: target == 1)).alias("targets")
     newest = cut.groupBy("user_id").agg(F.max(F.struct("ds", "k", targets)).alias("newest"))
     return (
         newest.where("newest.targets >= 2")
         .select("user_id", "newest.ds", "newest.k")
-        .orderBy(F.xxhash64("user_id"), "user_id")
+        .orderBy(F.desc("ds"), F.xxhash64("user_id"), "user_id")
         .limit(most_users)
     )
 

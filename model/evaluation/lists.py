@@ -157,14 +157,15 @@ def _windows(user: int, fit: int, history_items: int, window_items: int) -> Iter
 
 
 def _drawn(data: Interactions, split: Split, validation_users: int) -> list[int]:
-    """Users who are learnt from, and whose interaction behind the fit part is no case."""
+    """Users who are learnt from, and whose interaction behind the fit part is no case; the newest of these first."""
     aside_U = (split.fit_U > 0) & (split.fit_U < data.length_U)
     aside_U[split.case_user_C[split.case_place_C == split.fit_U[split.case_user_C]]] = False
 
-    def by_hash(user: int) -> bytes:
-        return hashlib.sha256(data.user_ids[user].encode()).digest()
+    def newest_first(user: int) -> tuple[int, bytes]:
+        time = int(data.time_E[data.offset_U1[user] + split.fit_U[user]])
+        return -time, hashlib.sha256(data.user_ids[user].encode()).digest()
 
-    return sorted(np.flatnonzero(aside_U).tolist(), key=by_hash)[:validation_users]
+    return sorted(np.flatnonzero(aside_U).tolist(), key=newest_first)[:validation_users]
 
 
 def _sequences(data: Interactions, split: Split, windows: list[_Window], window_items: int) -> pa.Table:

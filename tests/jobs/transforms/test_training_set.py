@@ -183,6 +183,12 @@ def test_a_drawn_users_newest_window_ends_before_its_last_target(spark: SparkSes
     assert sorted((row["items"], row.target) for row in cases) == sorted(CASES.values())
 
 
+def test_users_who_were_active_last_are_drawn(spark: SparkSession) -> None:
+    rows = [(f"u{n}", f"2020-01-{1 + n * 7 % 20:02}", 0, [1, 2, -1, -1], [1, 1, 0, 0]) for n in range(20)]
+    drawn = drawn_windows(spark.createDataFrame(rows, WINDOW).repartition(3), 4)
+    assert [row.ds for row in drawn.collect()] == ["2020-01-20", "2020-01-19", "2020-01-18", "2020-01-17"]
+
+
 def test_the_same_users_are_drawn_first_however_many(spark: SparkSession) -> None:
     rows = [(f"u{n}", "2020-01-01", 0, [1, 2, -1, -1], [1, 1, 0, 0]) for n in range(20)]
     df = spark.createDataFrame(rows, WINDOW)

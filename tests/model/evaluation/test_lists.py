@@ -89,11 +89,14 @@ def test_what_the_split_leaves_aside_is_kept_to_validate_on(data: Interactions, 
     whole, kept = (pq.read_table(tmp_path / name / "sequences") for name in ("none", "all"))
     assert whole.equals(kept)  # no window is cut
 
-    possible = []
+    newest_first = []
     for user in split.case_user_C:
         *before, target, _ = data.before(user, int(data.length_U[user])).tolist()
-        possible.append((before[-4:] + [-1] * (4 - len(before)), target))
-    assert all((case["items"], case["target"]) in possible for case in cases["all"].to_pylist())
+        time = int(data.time_E[data.offset_U1[user] + len(before)])
+        newest_first.append((time, before[-4:] + [-1] * (4 - len(before)), target))
+    newest_first.sort(reverse=True)
+    for (time, *_), case in zip(newest_first, cases["all"].to_pylist(), strict=True):
+        assert (time, case["items"], case["target"]) in newest_first
 
 
 @pytest.mark.parametrize("part", [temporal, lambda data: validation_of(leave_one_out(data))])
