@@ -46,7 +46,7 @@ from jobs.transforms import publication as transforms
 log = logging.getLogger("rollback")
 
 PublishNumber = Annotated[
-    int, typer.Option("--to-publish", help="Number of the publish, as ledger/publishes names it.")
+    int, typer.Option("--to-publish", help="Number of the publish, as jobs.cli.publishes lists it.")
 ]
 
 

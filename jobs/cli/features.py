@@ -10,13 +10,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 
 import typer
 
 from jobs.common import feature_store
 from jobs.common.settings import load_settings
-from jobs.common.step import SettingsFile
+from jobs.common.step import SettingsFile, run_app
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Feast definitions: plan, apply, env.")
 
@@ -42,8 +41,4 @@ def env(settings_file: SettingsFile = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    run_app(app)

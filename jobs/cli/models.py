@@ -18,7 +18,7 @@ from rich.table import Table
 from jobs.common.artefacts import by_identity, store
 from jobs.common.promotions import live_verdict, verdicts
 from jobs.common.settings import Settings, load_settings
-from jobs.common.step import MISTAKE, SettingsFile, Split
+from jobs.common.step import SettingsFile, Split, run_app
 from model.generation import Generation
 
 JUDGED_BY = "NDCG@10"
@@ -98,8 +98,4 @@ def _figure(evaluation: Generation) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(MISTAKE) from None
+    run_app(app)

@@ -94,6 +94,11 @@ def run(main: Callable[..., None]) -> None:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=inspect.getdoc(sys.modules[main.__module__]))(_timed(main, time.monotonic()))
+    run_app(app)
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a command line; errors as `run` has them."""
     try:
         app()
     except (ValueError, TryAgainError) as error:
