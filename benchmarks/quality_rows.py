@@ -47,6 +47,7 @@ SEMANTIC = replace(
     TEXTS_READ,
     backbone=BackboneConfig(hidden_size=256, layers=3, heads=8, intermediate_size=768, dropout=0.1),
     finetune=replace(TEXTS_READ.finetune, precision="bfloat16", item_dropout=0.3),
+    decoding=replace(TEXTS_READ.decoding, precision="bfloat16"),
 )
 QUICK_EPOCHS = {"behaviour": 10, "ttds": 2, "finetune": 2}
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -114,9 +114,9 @@ def _users(settings: Settings, histories: DataFrame, events: DataFrame, day: dt.
 
 def _manifest(settings: Settings, model: Generation) -> Manifest:
     """What all lists of a run have in common; a list of another run is as good where this is equal."""
-    decoding = settings.model.decoding
+    decoding = asdict(settings.model.decoding)
     return Manifest(
-        settings={"method": method_of(model), "beam_width": decoding.beam_width, "top_k": decoding.top_k},
+        settings={"method": method_of(model)} | {name: decoding[name] for name in ("beam_width", "top_k", "precision")},
         parents={"model": model.identity, "codebook": model.manifest.parents["codebook"]},
         code_version=code_version(),
     )

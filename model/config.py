@@ -240,6 +240,9 @@ class DecodingConfig:
     batch_tokens: int = 8192
     """Tokens of prompts (padded) and beams that are decoded together on a worker: as many users as fit, at least one,
     those with prompts of similar lengths side by side. More needs more memory."""
+    precision: Precision = "auto"
+    """Of the language model's weights and matrix products while it ranks; its scores are float32 in any case. See
+    `FinetuneConfig.precision`."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from model.config import Precision
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -94,6 +96,13 @@ def gathered(wrapped: object) -> Iterator[None]:
 
 
 ALONE = Processes(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def products(precision: Precision, device: torch.device) -> torch.dtype:
+    """In which matrix products are made: see `FinetuneConfig.precision`."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 @contextmanager

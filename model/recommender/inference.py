@@ -11,13 +11,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from model.config import ModelConfig, model_config
+from model.config import ModelConfig, Precision, model_config
 from model.data.files import load_json
 from model.data.packing import batches_of_similar_length
 from model.decoding.beam import BeamSearch
 from model.decoding.trie import Allowed, Available, Listed, Trie
+from model.processes import ALONE, products
 from model.recommender.backbone import PRECOG, load_model
 from model.recommender.examples import Examples
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users
@@ -59,6 +60,13 @@ def load_language_model(request: dict[str, Any]) -> LanguageModel:
     return RsllmRanker.load(request)
 
 
+def load_to_rank(uri: str, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, CodeVocabulary]:
+    """`load_model`, on the GPU where there is one, with weights in the precision to rank in."""
+    model, tokenizer, vocabulary = load_model(uri)
+    model.to(products(precision, ALONE.device)).to(ALONE.device)  # type: ignore[arg-type]
+    return model, tokenizer, vocabulary
+
+
 class SemanticRanker:
     """A fine-tuned model, the codes of all items, and the search over them."""
 
@@ -82,14 +90,12 @@ class SemanticRanker:
             history_items=trained["history_items"],
             finetune=replace(config.finetune, normalisation=trained["finetune"]["normalisation"]),
         )
-        model, tokenizer, vocabulary = load_model(inputs["model"])
+        model, tokenizer, vocabulary = load_to_rank(inputs["model"], config.decoding.precision)
         codes_NL = read_codes([inputs["codebook"], *inputs.get("codebook_additions", ())], vocabulary.levels)
         if codes_NL.min() < 0 or codes_NL.max() >= vocabulary.token_ids_LK.shape[1]:
             raise ValueError(
                 f"{inputs['codebook']} has codes that {inputs['model']} has no tokens for: not its codebook."
             )
-        if torch.cuda.is_available():
-            model.to(torch.bfloat16).to("cuda")  # type: ignore[arg-type]
         examples = Examples(tokenizer, vocabulary, codes_NL)
         if vocabulary.has_users:
             examples.recode(codes_NL, UserCoder.load(inputs["codebook"], inputs.get("codebook_additions", ())))

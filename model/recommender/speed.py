@@ -14,20 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.config import Normalisation, Precision
+from model.config import Normalisation
 from model.recommender.backbone import Subject
 from model.recommender.objective import MicroBatch
 
 BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12, "L4": 121e12}
 """Dense bfloat16 of the makers' data sheets, by a part of the device's name."""
 MEASURED_SIZE = 1024
-
-
-def products(precision: Precision, device: torch.device) -> torch.dtype:
-    """In which matrix products are made: see `FinetuneConfig.precision`."""
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype = torch.float32) -> float:

@@ -30,13 +30,13 @@ from transformers import PreTrainedModel
 from model.config import FinetuneConfig, ModelConfig
 from model.data.prefetch import Prefetched
 from model.generation import digest
-from model.processes import Processes
+from model.processes import Processes, products
 from model.progress import Progress
 from model.recommender.backbone import Subject
 from model.recommender.checkpoint import Checkpoints, Position, whole
 from model.recommender.dynamic_index import DynamicIndex, renewal_steps
 from model.recommender.objective import MicroBatch, Objective, Source
-from model.recommender.speed import Cost, Speed, peak_flops, products
+from model.recommender.speed import Cost, Speed, peak_flops
 from model.recommender.validation import Validation
 from model.schedule import warmup_cosine
 

@@ -19,8 +19,8 @@ from model.data.files import TEXTS_FILE, load_json, load_tensors
 from model.data.packing import batches_of_similar_length
 from model.data.reader import item_column
 from model.evaluation.scored import top_k
-from model.recommender.backbone import PRECOG, load_model
-from model.recommender.inference import newest
+from model.recommender.backbone import PRECOG
+from model.recommender.inference import load_to_rank, newest
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Users
 from model.recommender.rsllm.loss import states
 from model.recommender.rsllm.prompts import IdRows, ItemPrompts, TensorIds, packed
@@ -64,15 +64,13 @@ class RsllmRanker:
         # What shapes prompts is the model's own, all else is for today's settings to say.
         own = {name: saved["config"][name] for name in ("rsllm", "history_items")}
         config = replace(model_config(own), decoding=model_config(request["config"]).decoding)
-        model, tokenizer, _ = load_model(inputs["model"])
+        model, tokenizer, _ = load_to_rank(inputs["model"], config.decoding.precision)
         tensors = load_tensors(f"{inputs['model']}/{READER_FILE}")
         components = TextComponents(tensors.pop("mean_E"), tensors.pop("axes_EX"))
         vectors, _ = read_vectors(inputs, components)
         reader = IdReader(vectors, model.config.hidden_size, scale=1.0)
         reader.load_state_dict({name: torch.from_numpy(each) for name, each in tensors.items()})
-        if torch.cuda.is_available():
-            model.to(torch.bfloat16).to("cuda")  # type: ignore[arg-type]
-            reader.to("cuda")
+        reader.to(model.device)
         later = inputs.get("codebook_additions", ())
         tables = [f"{inputs['training_set']}/items", *(f"{uri}/{TEXTS_FILE}" for uri in later)]
         titles = [title for uri in tables for title in item_column(uri, "title")]

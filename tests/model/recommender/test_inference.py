@@ -46,6 +46,18 @@ def test_it_learned_what_comes_next(ranker: Ranker) -> None:
     assert np.mean(ranked.items_BK[:, 0] == expected) > 0.9
 
 
+def test_it_ranks_in_bfloat16_as_in_float32(trained: dict[str, Any], ranker: Ranker) -> None:
+    """The path that GPUs take; scores stay float32 and differ by what bfloat16 leaves of them."""
+    decoding = trained["config"]["decoding"] | {"precision": "bfloat16"}
+    coarse = METHOD.load_ranker(trained | {"config": trained["config"] | {"decoding": decoding}})
+    histories = [[(start + i) % ITEMS for i in range(1 + start % 4)] for start in range(ITEMS)]
+    fine, found = rank(ranker, histories), rank(coarse, histories)
+    assert np.array_equal(found.items_BK[:, 0], fine.items_BK[:, 0])
+    assert found.scores_BK.dtype == np.float32
+    difference_B = np.abs(found.scores_BK[:, 0] - fine.scores_BK[:, 0])
+    assert 0 < difference_B.max() < 0.1
+
+
 def test_lists_are_valid_codes_of_allowed_items_best_first(ranker: Ranker) -> None:
     ranked = rank(ranker, [[0, 1, 2], [9], []])
     codes_NL = item_codes(ITEMS)

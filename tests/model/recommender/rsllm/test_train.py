@@ -62,6 +62,12 @@ def test_it_learns_the_circle_and_ranks_by_it(ids_request: Request, histories: t
     assert not (ranked.items_BK[:, :, None] == history_VH[:, None, :]).any()
     assert np.array_equal(ranked.codes_BKL, ranker.codes_NL[ranked.items_BK])
     np.testing.assert_allclose(ranker.score(users, ranked.items_BK), ranked.scores_BK, atol=1e-4)
+    # In bfloat16, as on GPUs, it ranks as well.
+    decoding = request["config"]["decoding"] | {"precision": "bfloat16"}
+    coarse = opened(request | {"config": request["config"] | {"decoding": decoding}})
+    found = coarse.rank(users, history_VH, np.ones(ITEMS, bool), 5)
+    assert (found.items_BK == next_V[:, None]).any(1).mean() > 0.9
+    assert 0 < np.abs(found.scores_BK - ranked.scores_BK).max() < 0.5
     # Among twenty, answers are ID tokens, and mostly the right one.
     candidates_BC = (next_V[:, None] + np.arange(20)) % ITEMS
     chosen_B = ranker.choose(history_VH, candidates_BC)
