@@ -246,7 +246,11 @@ class Trainer:
 
 def training_key(config: ModelConfig, inputs: dict[str, str], processes: Processes) -> str:
     """Under which its checkpoints stand: what would make another training has another key."""
-    return digest([asdict(config), inputs, _shards(config.finetune, processes)])
+    settings = asdict(config)
+    del settings["fusion"]
+    if not config.finetune.patience:  # only what validates decodes
+        del settings["decoding"]
+    return digest([settings, inputs, _shards(config.finetune, processes)])
 
 
 def _shards(recipe: FinetuneConfig, processes: Processes) -> int:
