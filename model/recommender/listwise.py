@@ -5,7 +5,7 @@ far the item is from its list's mean and from its best, and how many are before 
 as the likelihood of the targets among their shortlists (conditional logit, McFadden 1974; for rankers, ListNet). A
 quadratic penalty holds the weights at their defaults and the network at nothing: with few cases the sum is left.
 
-Shapes: B users, C items of a shortlist, F signals, I inputs of the network, H hidden units.
+Shapes: B users, C items of a shortlist, F signals, I inputs of the network, H hidden units (of one network, or of all).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ DEFAULTS: dict[SignalName, float] = {
     "words": 3.0,
 }
 """Weights of no data: about what the public data sets give."""
-HIDDEN = 16
+NETWORKS, HIDDEN = 4, 16
+"""The network is the mean of so many that start elsewhere and end elsewhere, with so many hidden units each."""
 STEPS = 150
 """Of L-BFGS, at most. The network's fit ends by them, as it did in the trials that chose it."""
 
@@ -168,9 +169,13 @@ def _learned_network(
 
         return sum_BC + hidden_BCH @ outer_H, back
 
-    drawn_IH = np.random.default_rng(seed).normal(scale=inputs**-0.5, size=shapes[0])
-    start = np.concatenate([drawn_IH.ravel(), np.zeros(2 * HIDDEN)])
-    return Network(spread_F, *parts(_likeliest(scores, start, np.zeros_like(start), short, hit_BC, penalty)))
+    learned = []
+    for rng in np.random.default_rng(seed).spawn(NETWORKS):
+        drawn_IH = rng.normal(scale=inputs**-0.5, size=shapes[0])
+        start = np.concatenate([drawn_IH.ravel(), np.zeros(2 * HIDDEN)])
+        learned.append(parts(_likeliest(scores, start, np.zeros_like(start), short, hit_BC, penalty)))
+    inner, bias, outer = (np.concatenate(each, axis=-1) for each in zip(*learned, strict=True))
+    return Network(spread_F, inner, bias, outer / np.float32(NETWORKS))
 
 
 def _likeliest(
