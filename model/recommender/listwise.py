@@ -173,9 +173,9 @@ def _learned_network(
     for rng in np.random.default_rng(seed).spawn(NETWORKS):
         drawn_IH = rng.normal(scale=inputs**-0.5, size=shapes[0])
         start = np.concatenate([drawn_IH.ravel(), np.zeros(2 * HIDDEN)])
-        learned.append(parts(_likeliest(scores, start, np.zeros_like(start), short, hit_BC, penalty)))
-    inner, bias, outer = (np.concatenate(each, axis=-1) for each in zip(*learned, strict=True))
-    return Network(spread_F, inner, bias, outer / np.float32(NETWORKS))
+        inner_IH, bias_H, outer_H = parts(_likeliest(scores, start, np.zeros_like(start), short, hit_BC, penalty))
+        learned.append((inner_IH, bias_H, outer_H / np.float32(NETWORKS)))
+    return Network(spread_F, *(np.concatenate(each, axis=-1) for each in zip(*learned, strict=True)))
 
 
 def _likeliest(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.recommender.listwise import DEFAULTS, ListScorer, Shortlist, best, learned_weights
+from model.recommender.listwise import DEFAULTS, NETWORKS, ListScorer, Network, Shortlist, best, learned_weights
 from model.recommender.methods.base import PAD, Floats, Ints
 
 NAMES: Any = ["teacher", "item_knn"]
@@ -68,6 +69,21 @@ def test_the_network_says_what_a_sum_cannot() -> None:
     truth = log_likelihood(by_the_best(asked.signals_BCF), target_B)
     assert truth - 0.05 < log_likelihood(scorer(asked), target_B) < truth
     assert log_likelihood(sum_BC, target_B) < truth - 0.15
+
+
+def test_the_network_is_a_mean_and_no_worse_than_its_parts() -> None:
+    scorer, (asked, target_B) = _scorer(), drawn(500, by_the_best, seed=1)
+    assert scorer.network is not None
+    spread_F, *learned = scorer.network
+    inner, bias, outer = (np.split(each, NETWORKS, axis=-1) for each in learned)
+    parts = [
+        replace(scorer, network=Network(spread_F, inner_IH, bias_H, outer_H * NETWORKS))(asked)
+        for inner_IH, bias_H, outer_H in zip(inner, bias, outer, strict=True)
+    ]
+    np.testing.assert_allclose(scorer(asked), np.mean(parts, axis=0), atol=1e-5)
+    likelihoods = [log_likelihood(part, target_B) for part in parts]
+    assert len(set(likelihoods)) == NETWORKS, "they ended at the same place"
+    assert log_likelihood(scorer(asked), target_B) > np.mean(likelihoods)
 
 
 def test_few_cases_leave_the_sum() -> None:
