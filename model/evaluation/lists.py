@@ -8,7 +8,9 @@ Shapes: C cases, B cases of a batch, H history items, S seen items, K results, W
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +98,8 @@ def write_cases(file: Path, data: Interactions, split: Split) -> None:
         "history_length": pa.array(place_C, pa.int32()),
         "target_count": pa.array(count_N[target_C], pa.int32()),
     }
-    pq.write_table(pa.table(columns), file, compression="zstd")
+    with _replaced(file) as new:
+        pq.write_table(pa.table(columns), new, compression="zstd")
 
 
 def write_training_set(
@@ -129,11 +132,21 @@ def write_training_set(
     }
     for name in ("items", "validation", "sequences"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(items), folder / "items" / PART, row_group_size=ROWS_PER_GROUP)
-    pq.write_table(pa.table(validation), folder / "validation" / PART)
-    with pq.ParquetWriter(folder / "sequences" / PART, SEQUENCES) as writer:
+    with _replaced(folder / "items" / PART) as new:
+        pq.write_table(pa.table(items), new, row_group_size=ROWS_PER_GROUP)
+    with _replaced(folder / "validation" / PART) as new:
+        pq.write_table(pa.table(validation), new)
+    with _replaced(folder / "sequences" / PART) as new, pq.ParquetWriter(new, SEQUENCES) as writer:
         for start in range(0, len(windows), ROWS_PER_GROUP):
             writer.write_table(_sequences(data, split, windows[start : start + ROWS_PER_GROUP], window_items))
+
+
+@contextmanager
+def _replaced(file: Path) -> Iterator[Path]:
+    """Where to write; takes the file's place when whole, so that another run on the same split may read meanwhile."""
+    new = file.with_name(f"_{file.name}.{os.getpid()}")
+    yield new
+    new.replace(file)
 
 
 @dataclass(frozen=True)
