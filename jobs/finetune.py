@@ -1,4 +1,4 @@
-"""Fine-tune the language model on the alignment tasks, in training processes that TorchDistributor starts.
+"""Fine-tune the language model on the alignment tasks, in the job itself or in processes that TorchDistributor starts.
 
 Then learn, on the validation cases, how much each signal of the late fusion weighs.
 

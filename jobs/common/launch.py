@@ -1,4 +1,4 @@
-"""Start a training function in processes of its own, on this machine or on Spark's GPU executors."""
+"""Call a training function here, or in processes of its own on this machine or on Spark's GPU executors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ def launch(training: Training, call: Call, further: Mapping[str, Call] | None = 
     """Make the call in every process; returns what the first one returns. That one alone then makes the further
     calls, and what they return is added by their names.
 
+    A single process without a GPU is this one: there is nobody to wait for, and who kills the job kills the training.
     What a single process raises as ValueError is raised here; of several it is a RuntimeError with the log's end.
-    The driver itself imports no torch. Needs an active Spark session.
+    Where there are others, the driver itself imports no torch, and a Spark session has to be active.
     """
+    if training.processes == 1 and not training.on_executors and not training.use_gpu:
+        return _results(call, further or {})
     distributor = TorchDistributor(
         num_processes=training.processes, local_mode=not training.on_executors, use_gpu=training.use_gpu
     )
@@ -41,15 +44,17 @@ def _work(call: Call, further: Mapping[str, Call]) -> dict[str, Any]:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     logging.getLogger("petastorm").setLevel(logging.WARNING)
     try:
-        metrics: dict[str, Any] = _made(call)
-        if os.environ.get("RANK", "0") == "0":
-            metrics |= {name: _made(each) for name, each in further.items()}
+        return _results(call, further if os.environ.get("RANK", "0") == "0" else {})
     except ValueError as error:
         # Of several processes the others would wait for this one: it has to fail.
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise
         return {MISTAKE: str(error)}
-    return metrics
+
+
+def _results(call: Call, further: Mapping[str, Call]) -> dict[str, Any]:
+    metrics: dict[str, Any] = _made(call)
+    return metrics | {name: _made(each) for name, each in further.items()}
 
 
 def _made(call: Call) -> Any:

@@ -88,7 +88,7 @@ class Spark(Strict):
 
 
 class Training(Strict):
-    """Where TorchDistributor starts the training processes."""
+    """Where the training runs: a single process without a GPU in the job itself, others by TorchDistributor."""
 
     processes: int = Field(1, ge=1)
     on_executors: bool = False

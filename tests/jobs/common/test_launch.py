@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -11,9 +12,14 @@ ENTRY = "model.behaviour.train:train_behaviour"
 MISTAKEN: dict[str, Any] = {"config": {"nonsense": 1}}
 
 
-def test_a_users_mistake_comes_out_of_the_training_process_as_one(spark: Any) -> None:
+@pytest.mark.parametrize("on_executors", [False, True])
+def test_a_users_mistake_comes_out_of_the_training_process_as_one(spark: Any, on_executors: bool) -> None:
     with pytest.raises(ValueError, match=r"unknown key\(s\) nonsense"):
-        launch.launch(Training(), (ENTRY, MISTAKEN))
+        launch.launch(Training(on_executors=on_executors), (ENTRY, MISTAKEN))
+
+
+def test_a_single_process_without_a_gpu_is_this_one() -> None:
+    assert launch.launch(Training(), (f"{__name__}:who", {}))["process"] == os.getpid()
 
 
 def test_of_several_processes_one_must_not_leave_the_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +35,10 @@ def test_the_first_process_alone_makes_the_further_calls(
     monkeypatch.setenv("RANK", rank)
     entry = f"{__name__}:answer"
     assert launch._work((entry, {"given": "a"}), {"then": (entry, {"given": "b"})}) == made
+
+
+def who(request: dict[str, Any]) -> dict[str, Any]:
+    return {"process": os.getpid()}
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
