@@ -9,18 +9,20 @@ Shapes: B cases, H history items, C candidates.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
 
 from benchmarks.figures import Figure
-from benchmarks.quality_rows import CHOOSING, CONFIG, TEXTS_READ, quicker
+from benchmarks.quality_rows import CHOOSING, CONFIG, OURS, TEXTS_READ, WITHOUT_LLM, quicker
 from benchmarks.recipe import Recipe
 from model.behaviour.ranker import load_encoder, log_probabilities
+from model.config import FusionConfig
 from model.evaluation.dataset import Interactions, Split
 from model.evaluation.lists import histories, padded
-from model.recommender.methods.base import PAD, Ints, Users
+from model.recommender.methods.base import PAD, Ints, Ranker, Users
 from model.recommender.rsllm.batches import with_others
 from model.recommender.rsllm.ranker import RsllmRanker
 
@@ -53,11 +55,10 @@ def pick(recipe: Recipe, cases: Cases, quick: bool) -> dict[str, Ints]:
     picked = {}
     for name, config in (("sasrec", CONFIG), ("sasrec_with_text", TEXTS_READ)):
         encoder, _ = load_encoder(recipe.behaviour(quicker(config, quick)).uri)
-        blocks = [slice(low, low + BLOCK_CASES) for low in range(0, len(cases.place_B), BLOCK_CASES)]
         score_BC = np.concatenate(
             [
                 np.take_along_axis(log_probabilities(encoder, cases.history_BH[rows]), cases.candidates_BC[rows], 1)
-                for rows in blocks
+                for rows in _blocks(cases)
             ]
         )
         picked[name] = score_BC.argmax(1)
@@ -67,7 +68,26 @@ def pick(recipe: Recipe, cases: Cases, quick: bool) -> dict[str, Ints]:
     picked["rsllm"] = ranker.choose(cases.history_BH, cases.candidates_BC)
     users = Users([""] * len(cases.place_B), cases.history_BH)
     picked["rsllm_by_product"] = ranker.score(users, cases.candidates_BC).argmax(1)
+    fused = {"rsllm_fused": replace(config, fusion=FusionConfig()), WITHOUT_LLM: quicker(OURS[WITHOUT_LLM], quick)}
+    for name, each in fused.items():
+        picked[name] = ranked_first(recipe.ranker(each), cases, len(recipe.data.item_ids))
     return picked
+
+
+def ranked_first(ranker: Ranker, cases: Cases, items: int) -> Ints:
+    """The place [B] of the candidate that a ranker of all items puts first, where nothing else may be recommended."""
+    first = []
+    for rows in _blocks(cases):
+        candidates_BC = cases.candidates_BC[rows]
+        others_BS = np.stack([np.setdiff1d(np.arange(items), candidates_C) for candidates_C in candidates_BC])
+        users = Users([""] * len(candidates_BC), cases.history_BH[rows])
+        ranked = ranker.rank(users, others_BS, np.ones(items, np.bool_), 1)
+        first.append((candidates_BC == ranked.items_BK).argmax(1))
+    return np.concatenate(first)
+
+
+def _blocks(cases: Cases) -> list[slice]:
+    return [slice(low, low + BLOCK_CASES) for low in range(0, len(cases.place_B), BLOCK_CASES)]
 
 
 def table_of(picked: dict[str, Ints], place_B: Ints, goal: bool = False) -> tuple[Table, list[Figure]]:

@@ -40,8 +40,9 @@ def tower(views: Views) -> Tower:
 
 def test_states_that_are_turned_shifted_and_scaled_are_the_same_states(tower: Tower, views: Views) -> None:
     codes_NL, before_NP = codes_of(tower.frozen(), views), tower.x_NP
-    tower.read(views, codes_NL)
-    codes_NL = moved(tower.frozen(), before_NP, codes_NL, HYSTERESIS)
+    for _ in range(4):  # codes and what they stand for settle together, sooner or later by the processor's rounding
+        tower.read(views, codes_NL)
+        codes_NL = moved(tower.frozen(), before_NP, codes_NL, HYSTERESIS)
     tower.read(views, codes_NL)
     expected_NL = moved(tower.frozen(), before_NP, codes_NL, HYSTERESIS)
     turn_EE = np.linalg.qr(np.random.default_rng(1).normal(size=(E, E)))[0]
