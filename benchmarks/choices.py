@@ -82,7 +82,9 @@ def ranked_first(ranker: Ranker, cases: Cases, items: int) -> Ints:
         others_BS = np.stack([np.setdiff1d(np.arange(items), candidates_C) for candidates_C in candidates_BC])
         users = Users([""] * len(candidates_BC), cases.history_BH[rows])
         ranked = ranker.rank(users, others_BS, np.ones(items, np.bool_), 1)
-        first.append((candidates_BC == ranked.items_BK).argmax(1))
+        found_BC = candidates_BC == ranked.items_BK
+        assert found_BC.any(1).all(), "ranked what may not be recommended"
+        first.append(found_BC.argmax(1))
     return np.concatenate(first)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.choices import draw, table_of
+from benchmarks.choices import Cases, draw, ranked_first, table_of
+from model.evaluation.baselines import PopularityRanker
 from model.evaluation.dataset import leave_one_out, read_folder
 from tests.model.evaluation.conftest import write_folder
 
@@ -20,6 +21,13 @@ def test_an_answer_that_is_no_candidate_counts_against_the_hits_over_all() -> No
         "quality.choices.one_hit_ratio1_of_valid": pytest.approx(2 / 3),
         "quality.choices.one_valid_ratio": 0.75,
     }
+
+
+def test_a_ranker_of_all_items_picks_the_candidate_it_likes_best() -> None:
+    """Item 9 is the most popular, of all and of some candidates; the others' best stands elsewhere among theirs."""
+    candidates_BC = np.array([[3, 7, 1], [8, 2, 5], [9, 0, 4]])
+    cases = Cases(np.zeros((3, 2), np.int64), candidates_BC, np.zeros(3, np.int64))
+    assert ranked_first(PopularityRanker(np.arange(10)), cases, 10).tolist() == [1, 0, 0]
 
 
 def test_candidates_are_the_target_and_items_never_taken(tmp_path: Path) -> None:
