@@ -10,6 +10,7 @@ Shapes: B users, V validation cases, C items of a shortlist, S seen items, N ite
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from model.data.reader import read_table
 from model.evaluation.baselines import PopularityRanker
 from model.evaluation.metrics import ndcg, rank_of_target
 from model.recommender.inference import LanguageModel, load_language_model, newest
-from model.recommender.listwise import DEFAULTS, ListScorer, Shortlist, best, learned_weights
+from model.recommender.listwise import DEFAULTS, ListScorer, Shortlist, best, held_out, learned_weights
 from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users
 from model.recommender.signals import COUNTS, DENSE, Signals, count
 from model.recommender.vocabulary import read_codes
@@ -153,6 +154,8 @@ def open_fusion(request: dict[str, Any], config: FusionConfig, counts: str) -> t
 def fit(request: dict[str, Any]) -> dict[str, Any]:
     """Learn from the training set's validation cases; returns NDCG@10 on them, of each step of the ladder.
 
+    It is counted on each half by what the other half teaches; what is kept is learned from all cases.
+
     `request`: {"config": ModelConfig as JSON, "inputs": those of FusedRanker.load but "fusion", and "training_set",
     "output": URI}. Written: `fusion.json`, and what the signals count. Without a case the weights are the defaults.
     """
@@ -170,11 +173,11 @@ def fit(request: dict[str, Any]) -> dict[str, Any]:
         most = max(K, config.decoding.top_k)
         return [fusion.shortlist(history, history, everything_N, weights, most) for history, _ in cases]
 
-    def learn(lists: list[Shortlist], names: list[SignalName]) -> tuple[ListScorer, float]:
-        """And its NDCG@10."""
+    learn = partial(ListScorer.learned, penalty=config.fusion.penalty, seed=config.finetune.seed)
+
+    def reached(lists: list[Shortlist], names: list[SignalName]) -> float:
         short = Shortlist.joined(lists, len(names))
-        scorer = ListScorer.learned(short, target_V, names, config.fusion.penalty, config.finetune.seed)
-        return scorer, _ndcg(best(short.items_BC, scorer(short), K)[0], target_V)
+        return _ndcg(held_out(short, target_V, partial(learn, names=names), K), target_V)
 
     of_all = Shortlist.joined(shortlists(DEFAULTS), len(fusion.dense))
     choosing = learned_weights(of_all, target_V, fusion.dense, config.fusion.penalty)
@@ -183,8 +186,9 @@ def fit(request: dict[str, Any]) -> dict[str, Any]:
         fusion.with_language_models(Users([""] * len(history), history), one)
         for (history, _), one in zip(cases, chosen, strict=True)
     ]
-    scorer, fused = learn(heard, fusion.names)
-    without = fused if fusion.names == fusion.dense else learn(chosen, fusion.dense)[1]
+    scorer = learn(Shortlist.joined(heard, len(fusion.names)), target_V, names=fusion.names)
+    fused = reached(heard, fusion.names)
+    without = fused if fusion.names == fusion.dense else reached(chosen, fusion.dense)
     fitted = {
         "config": request["config"]["fusion"],
         "history_items": config.history_items,

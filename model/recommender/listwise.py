@@ -119,6 +119,16 @@ def best(items_BC: Ints, score_BC: Floats, k: int) -> tuple[Ints, Floats]:
     return np.pad(items_BK, rest, constant_values=PAD), np.pad(scores_BK, rest, constant_values=-np.inf)
 
 
+def held_out(short: Shortlist, target_B: Ints, learn: Callable[[Shortlist, Ints], ListScorer], k: int) -> Ints:
+    """The k best of each shortlist [B,k], every other one by what the rest teaches."""
+    items_BK = np.full((len(target_B), k), PAD, np.int64)
+    odd_B = np.arange(len(target_B)) % 2 == 1
+    for held_B in (odd_B, ~odd_B):
+        held, scorer = short.of(held_B), learn(short.of(~held_B), target_B[~held_B])
+        items_BK[held_B] = best(held.items_BC, scorer(held), k)[0]
+    return items_BK
+
+
 def learned_weights(
     short: Shortlist, target_B: Ints, names: Sequence[SignalName], penalty: float
 ) -> dict[SignalName, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.recommender.listwise import DEFAULTS, NETWORKS, ListScorer, Network, Shortlist, best, learned_weights
+from model.recommender.listwise import (
+    DEFAULTS,
+    NETWORKS,
+    ListScorer,
+    Network,
+    Shortlist,
+    best,
+    held_out,
+    learned_weights,
+)
 from model.recommender.methods.base import PAD, Floats, Ints
 
 NAMES: Any = ["teacher", "item_knn"]
@@ -69,6 +78,16 @@ def test_the_network_says_what_a_sum_cannot() -> None:
     truth = log_likelihood(by_the_best(asked.signals_BCF), target_B)
     assert truth - 0.05 < log_likelihood(scorer(asked), target_B) < truth
     assert log_likelihood(sum_BC, target_B) < truth - 0.15
+
+
+def test_a_case_is_held_out_of_what_ranks_it() -> None:
+    short, target_B = drawn(300, by_sum)
+    learn = partial(ListScorer.learned, names=NAMES, penalty=0.1, seed=0)
+    lists_BK = held_out(short, target_B, learn, 5)
+    odd_B = np.arange(300) % 2 == 1
+    other_BK = held_out(short, np.where(odd_B, 9 - target_B, target_B), learn, 5)
+    np.testing.assert_array_equal(other_BK[odd_B], lists_BK[odd_B])
+    assert (other_BK[~odd_B] != lists_BK[~odd_B]).any()  # they have seen the others' targets
 
 
 def test_the_network_is_a_mean_and_no_worse_than_its_parts() -> None:
