@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from model.config import LANGUAGE_MODEL, OTHER_LANGUAGE_MODELS, ModelConfig
@@ -189,6 +189,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _of_environment(cls, value: Any) -> Any:
+        """Lists and tables come from the environment as JSON; pydantic-settings does not read it within dataclasses."""
+        if isinstance(value, dict):
+            return {name: cls._of_environment(each) for name, each in value.items()}
+        return json.loads(value) if isinstance(value, str) and value[:1] in ("[", "{") else value
+
     @model_validator(mode="after")
     def _targets_exist(self) -> Settings:
         if not any(kind.target for kind in self.event_types.values()):
@@ -244,5 +252,8 @@ def _no_such(*place: int | str) -> str:
     owner: Any = Settings
     for part in place[:-1]:
         owner = get_args(owner)[1] if get_origin(owner) is dict else get_type_hints(owner)[str(part)]
-    near = get_close_matches(str(place[-1]), get_type_hints(owner), n=1)
+    name = str(place[-1])
+    if owner is not Settings and name in Settings.model_fields:
+        return f"there is no such setting here; {name} stands at the top of the file, before the first [table]"
+    near = get_close_matches(name, get_type_hints(owner), n=1)
     return "there is no such setting" + (f"; did you mean {near[0]}?" if near else "")

@@ -39,8 +39,9 @@ def _log(settings: Settings, identity: str, metrics: dict[str, Any], speed: dict
     mlflow.set_experiment(EXPERIMENT)
     with mlflow.start_run(run_name=identity):
         values = settings.model_json()
-        shown = {part: values[part] for part in ("backbone", "finetune")}
-        mlflow.log_params({f"{part}.{name}": value for part, fields in shown.items() for name, value in fields.items()})
+        shown = {part: values[part] for part in ("backbone", "finetune", settings.method) if part in values}
+        params = {f"{part}.{name}": value for part, fields in shown.items() for name, value in fields.items()}
+        mlflow.log_params({"method": settings.method, **params})
         mlflow.log_metrics(speed | {name: float(metrics[name]) for name in ("parameters", "steps")})
         curves = {f"loss.{task}": values for task, values in metrics["loss"].items()}
         curves["validation_ndcg10"] = metrics["validation_ndcg10"]

@@ -49,3 +49,5 @@ class Objective:
     """A micro-batch as `loss` takes it."""
     total: Callable[[Tensor, Tensor], Tensor]
     """(losses [Y], labels [Y]) -> one loss; without a label a sum is 0."""
+    changing: float = 0.0
+    """Share of the training in which what is learned from still changes: no epoch in it is the best one."""

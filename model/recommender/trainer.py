@@ -131,6 +131,8 @@ class Trainer:
             started = time.perf_counter()
             self.index.refresh(self.subject.model, self.loss, self.position.step)
             self.speed.refreshing += time.perf_counter() - started
+            if self.processes.first:
+                log.info("index renewed: %s", ", ".join(f"{k} {v:g}" for k, v in self.index.churn[-1].items()))
 
     def _next_stop(self) -> int:
         """Micro-batches of this epoch until the index is renewed: none after it may be read before."""
@@ -194,8 +196,9 @@ class Trainer:
         if self.validation.cases and self.recipe.patience:
             ndcg, error = self.processes.means(*self.validation.score(self.loss))
             position.ndcg.append(ndcg)
+            changing = position.epoch <= self.objective.changing * self.recipe.epochs
             # A later epoch has learned more: among scores that so few cases cannot tell apart it is the better bet.
-            if ndcg >= position.ndcg[position.best] - error:
+            if changing or ndcg >= position.ndcg[position.best] - error:
                 position.best, self.best = len(position.ndcg) - 1, self.checkpoints.weights()
         if self.processes.first:
             log.info("epoch %d: %s", position.epoch, self._told())

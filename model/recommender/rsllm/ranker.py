@@ -31,6 +31,8 @@ READER_FILE = "id_reader.safetensors"
 BLOCK_SCORES = 1 << 23
 """Scores [B,G] that are held at once: 32 MiB."""
 BLOCK_USERS = 256
+NO_NUMBER = float(np.finfo(np.float32).min)
+"""In the place of a score that is none, while scores are put in order: below all others, above what is left out."""
 
 
 class RsllmRanker:
@@ -138,7 +140,8 @@ class RsllmRanker:
 def nearest(wanted_BH: Tensor, direction_NH: Tensor, seen_BS: Ints, available_N: Bools, k: int) -> tuple[Ints, Floats]:
     """The k items [B,k] whose directions lie nearest to what is wanted, and their cosines; see `Ranker.rank`.
 
-    Block by block of items, of which the best so far go on: no more than BLOCK_SCORES scores are held.
+    Block by block of items, of which the best so far go on: no more than BLOCK_SCORES scores are held. Scores that are
+    no numbers come behind all others: whoever reads the list has to see them.
     """
     B, N = len(wanted_BH), len(direction_NH)
     items_BK, scores_BK = np.full((B, k), PAD), np.full((B, k), -np.inf, np.float32)
@@ -146,6 +149,7 @@ def nearest(wanted_BH: Tensor, direction_NH: Tensor, seen_BS: Ints, available_N:
     for low in range(0, N, size):
         block_GH, here_G = direction_NH[low : low + size], available_N[low : low + size]
         score_BG = (wanted_BH @ block_GH.T).float()
+        score_BG.masked_fill_(score_BG.isnan(), NO_NUMBER)
         score_BG[:, torch.as_tensor(~here_G, device=score_BG.device)] = -torch.inf
         row, column = np.nonzero((seen_BS >= low) & (seen_BS < low + len(block_GH)))
         score_BG[row, seen_BS[row, column] - low] = -torch.inf
@@ -154,4 +158,4 @@ def nearest(wanted_BH: Tensor, direction_NH: Tensor, seen_BS: Ints, available_N:
         of_both_BX = np.concatenate([scores_BK, best_scores_BK], axis=1)
         order_BK = np.argsort(-of_both_BX, axis=1, kind="stable")[:, :k]  # of equal ones the smaller item is first
         items_BK, scores_BK = (np.take_along_axis(each, order_BK, axis=1) for each in (both_BX, of_both_BX))
-    return items_BK, scores_BK
+    return items_BK, np.where(scores_BK == NO_NUMBER, np.float32(np.nan), scores_BK)

@@ -99,7 +99,8 @@ def _objective(config: ModelConfig, subject: Subject, processes: Processes) -> O
     def total(losses_Y: Tensor, labels_Y: Tensor) -> Tensor:
         return (weight_Y.to(losses_Y.device) * losses_Y / labels_Y.clamp(min=1)).sum()
 
-    return Objective(list(TERMS), RsllmLoss(subject.model, READER, recipe, processes), TensorIds, total)
+    loss = RsllmLoss(subject.model, READER, recipe, processes)
+    return Objective(list(TERMS), loss, TensorIds, total, changing=recipe.text_share + recipe.curriculum)
 
 
 def _subject(config: ModelConfig, inputs: dict[str, str]) -> tuple[Subject, TextComponents]:
@@ -131,12 +132,14 @@ def _add_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed
 
 def _check_lengths(config: ModelConfig, prompts: ItemPrompts, model: PreTrainedModel) -> None:
     longest = prompts.longest(config.window_items, config.history_items)
-    most = min(config.finetune.row_tokens, model.config.max_position_embeddings)
-    if longest > most:
+    has = {
+        "finetune.row_tokens": config.finetune.row_tokens,
+        "backbone.max_positions": model.config.max_position_embeddings,
+    }
+    if small := [f"model.{name} (now {value})" for name, value in has.items() if value < longest]:
         raise ValueError(
-            f"An example can be {longest} tokens long, a row {config.finetune.row_tokens}, and the backbone has "
-            f"{model.config.max_position_embeddings} positions. Raise finetune.row_tokens and backbone.max_positions, "
-            "or lower rsllm.title_tokens or model.window_items."
+            f"An example can be {longest} tokens long: raise {' and '.join(small)} to that, or lower "
+            "model.rsllm.title_tokens or model.window_items."
         )
 
 

@@ -40,6 +40,13 @@ def test_what_is_like_no_setting_is_not_guessed(tmp_path: Path) -> None:
         load_settings(str(file))
 
 
+def test_a_setting_of_the_whole_file_in_a_table_is_told_where_it_belongs(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(MINIMAL + '[model.decoding]\nmethod = "rsllm"\n')
+    with pytest.raises(ValueError, match=r"decoding.method: .* here; method stands at the top of the file"):
+        load_settings(str(file))
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(ValueError, match=r"nowhere\.toml does not exist"):
         load_settings("nowhere.toml")
@@ -50,9 +57,11 @@ def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     file.write_text('lake_uri = "from-file"\n' + MINIMAL)
     monkeypatch.setenv("PRECOG_LAKE_URI", "s3://bucket/lake")
     monkeypatch.setenv("PRECOG_MODEL__FINETUNE__EPOCHS", "7")
+    monkeypatch.setenv("PRECOG_MODEL__FUSION__SIGNALS", '["teacher", "words"]')
     settings = load_settings(str(file))
     assert settings.lake_uri == "s3://bucket/lake"
     assert settings.model.finetune.epochs == 7
+    assert settings.model.fusion.signals == ["teacher", "words"]
     assert settings.store_uri("codebook", "all") == "s3://bucket/lake/codebook/all"
 
 

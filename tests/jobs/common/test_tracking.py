@@ -38,6 +38,7 @@ def test_a_run_has_the_settings_the_curves_and_the_speed(settings: Settings, tmp
     log_training(asked, "model/all/000001", METRICS, SPEED)
     (run,) = mlflow.search_runs(experiment_names=["precog"], output_format="list")
     assert run.info.run_name == "model/all/000001"
+    assert run.data.params["method"] == settings.method
     assert run.data.params["finetune.epochs"] == str(settings.model.finetune.epochs)
     assert run.data.metrics["tokens_per_second"] == SPEED["tokens_per_second"]
     curve = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss.next_item")

@@ -64,7 +64,10 @@ def files(folder: str) -> dict[str, bytes]:
     }
 
 
-def test_both_stages_end_in_lists_of_items_and_codes_of_users(stage_one: Request, tmp_path: Path) -> None:
+def test_both_stages_end_in_lists_of_items_and_codes_of_users(
+    stage_one: Request, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     recipe = {"epochs": 2, "learning_rate": 1e-2, "batch_size": 16}
     request = stage_one(finetune=recipe, ttds=MOVING | {"second_stage": 0.1})
     metrics = tokenized(request)
@@ -75,6 +78,7 @@ def test_both_stages_end_in_lists_of_items_and_codes_of_users(stage_one: Request
     assert metrics["loss"]["next_item"][-1] < metrics["loss"]["next_item"][0]
     assert [each["step"] for each in metrics["renewals"]] == [3, 6, 9]
     assert any(each["same_code"] < 1 for each in metrics["renewals"])
+    assert f"index renewed: step 3, items {ITEMS}, same_code {metrics['renewals'][0]['same_code']:g}" in caplog.text
     assert all(0 < each["same_code_of_users"] <= 1 for each in (*metrics["renewals"], metrics["settled"]))
     codes_NL = read_codes([codebook], LEVELS)
     assert len(np.unique(codes_NL, axis=0)) == ITEMS

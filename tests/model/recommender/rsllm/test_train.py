@@ -26,6 +26,7 @@ from model.recommender.rsllm.prompts import TERMS, IdRows, ItemPrompts, TensorId
 from model.recommender.rsllm.ranker import RsllmRanker
 from model.recommender.rsllm.reader import IdReader
 from model.recommender.rsllm.train import READER, finetune, prepare
+from model.recommender.validation import Validation
 from tests.model.recommender.conftest import ITEMS, LEVELS, code_table
 from tests.model.recommender.rsllm.conftest import NEW, on_circle
 from tests.two_processes import run_two
@@ -99,6 +100,16 @@ def test_an_item_of_later_is_ranked_and_read_by_its_text(ids_request: Request, t
     ranked = ranker.rank(Users([""], read_1H[:, :2]), read_1H[:, :2], np.arange(ITEMS + 1) == ITEMS, 3)
     assert ranked.items_BK.tolist() == [[ITEMS, PAD, PAD]]
     assert np.isneginf(ranked.scores_BK[0, 1:]).all()
+
+
+def test_no_epoch_counts_before_vectors_are_read(ids_request: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text alone may validate best, and what follows worse at first: the training has to go on all the same."""
+    found = iter([0.5, 0.4, 0.1, 0.2, 0.1, 0.9])
+    monkeypatch.setattr(Validation, "score", lambda *_: (next(found), 0.01))
+    stages = {"text_share": 0.25, "curriculum": 0.25}
+    metrics = finetune(ids_request(finetune={"epochs": 6, "patience": 1}, rsllm=stages))
+    assert metrics["validation_ndcg10"] == [0.5, 0.4, 0.1, 0.2, 0.1]
+    assert metrics["best_epoch"] == 4
 
 
 def test_another_teacher_is_refused(ids_request: Request, tmp_path: Path) -> None:
@@ -269,7 +280,9 @@ def test_settings_that_cannot_work_are_named(ids_request: Request, tmp_path: Pat
     with pytest.raises(ValueError, match=r"rsllm.temperature = 0: must be above 0"):
         ids_request(rsllm={"temperature": 0})
     request = ids_request(finetune={"row_tokens": 20})
-    with pytest.raises(ValueError, match=r"An example can be \d+ tokens long, a row 20"):
+    with pytest.raises(
+        ValueError, match=r"An example can be \d+ tokens long: raise model.finetune.row_tokens \(now 20\) to that"
+    ):
         finetune(request)
     nobody = {"vectors": on_circle(np.arange(ITEMS), 8), "count": np.zeros(ITEMS, np.int64)}
     save_tensors(f"{tmp_path}/nobody/vectors.safetensors", nobody)
