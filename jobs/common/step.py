@@ -101,9 +101,22 @@ def run_app(app: typer.Typer) -> None:
     """Run a command line; errors as `run` has them."""
     try:
         app()
-    except (ValueError, TryAgainError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except Exception as error:
+        told = str(error) if isinstance(error, ValueError | TryAgainError) else _mistake_on_executors(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr, flush=True)
         raise SystemExit(TRY_AGAIN if isinstance(error, TryAgainError) else MISTAKE) from None
+
+
+def _mistake_on_executors(error: Exception) -> str | None:
+    """What a ValueError says that ended a Python worker of Spark's; None of any other error."""
+    errors = sys.modules.get("pyspark.errors")  # not imported here: some commands run where Spark is not installed
+    if errors is None or not isinstance(error, errors.PythonException):
+        return None
+    _, raised, told = str(error).rpartition("\nValueError: ")
+    # What has a trace behind it was not the last error.
+    return told.strip() if raised and "\nTraceback" not in told else None
 
 
 def _timed(main: Callable[..., None], started: float) -> Callable[..., None]:

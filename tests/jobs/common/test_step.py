@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import pyarrow as pa
 import pytest
+from pyspark.errors import PythonException
+from pyspark.sql import SparkSession
 
 from jobs.common.step import TryAgainError, run
 
@@ -31,6 +35,32 @@ def test_a_mistake_is_told_without_a_trace(arguments: list[str], words: list[str
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr
+
+
+def test_a_mistake_that_a_worker_of_sparks_meets_is_told_too(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        raise ValueError("the model has another teacher.\nName it.")
+        yield from batches
+
+    def fail(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from refuse(batches)
+        except ValueError as error:
+            raise KeyError("ours") from error
+
+    def main(fails: bool = False) -> None:
+        spark.range(1).mapInArrow(fail if fails else refuse, "id long").collect()
+
+    monkeypatch.setattr(sys, "argv", ["recommend"])
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith("error: the model has another teacher.\nName it.\n")
+    monkeypatch.setattr(sys, "argv", ["recommend", "--fails"])
+    with pytest.raises(PythonException, match="KeyError: 'ours'"):
+        run(main)
 
 
 def test_what_may_come_right_by_itself_has_an_exit_code_of_its_own(
