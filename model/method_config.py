@@ -32,7 +32,8 @@ class TtdsConfig:
     """How often the catalogue is read and quantised anew, evenly spread over the first stage, so that codes rest in its
     last part. 0: the index of the start stays, and its towers learn nothing more."""
     hysteresis: float = 0.3
-    """An item takes a new code only if that is nearer by more than this share of its squared distance to the old."""
+    """An item takes a new code only if that is nearer by more than this share of its squared distance to the old.
+    Users' codes follow from the states and do not wait."""
     tower_share: float = 0.1
     """Learning rate of the towers while the index moves, as a share of tokenizer.learning_rate."""
     mixture: dict[TaskName, float] = field(default_factory=default_user_mixture)
@@ -48,6 +49,8 @@ class TtdsConfig:
         require(self, 1, "epochs", "strings")
         require(self, 0, "second_stage", "renewals", "hysteresis", "contrast_weight", "distance_weight")
         require(self, 0, "tower_share")
+        if self.hysteresis >= 1:
+            raise ValueError(f"ttds.hysteresis = {self.hysteresis} lets no item move: it must be below 1.")
         if others := sorted(set(self.mixture) - set(USER_TASKS)):
             raise ValueError(f"ttds.mixture: {', '.join(others)} belong into finetune.mixture.")
 

@@ -269,3 +269,8 @@ def test_users_without_any_history_cannot_have_codes(stage_one: Request, monkeyp
     monkeypatch.setattr(ttds, "read_prefixes", lambda *_: none)
     with pytest.raises(ValueError, match=r"Empty ttds\.mixture"):
         ttds.tokenize(stage_one())
+
+
+def test_a_margin_that_no_item_can_pass_is_refused(stage_one: Request) -> None:
+    with pytest.raises(ValueError, match=r"ttds\.hysteresis = 1\.0 lets no item move"):
+        stage_one(ttds={"hysteresis": 1.0})
