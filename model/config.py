@@ -155,7 +155,7 @@ class FinetuneConfig:
     """Micro-batches per step and process, whose gradients are averaged."""
     shards: int = 1
     """Streams that the data is dealt out to, at least one a process; a multiple of the processes. As many shards and
-    micro-batches a step give the same training on any number of processes."""
+    micro-batches a step give the same training on any number of processes, but for RSLLM's negatives."""
     mixture: dict[TaskName, float] = field(default_factory=default_mixture)
     """Examples of each task per window of a micro-batch; tasks that are not named are left out. Negative tasks have at
     most a third of a micro-batch's tokens, what is more is dropped."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from contextlib import suppress
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
@@ -195,7 +196,9 @@ class Settings(BaseSettings):
         """Lists and tables come from the environment as JSON; pydantic-settings does not read it within dataclasses."""
         if isinstance(value, dict):
             return {name: cls._of_environment(each) for name, each in value.items()}
-        return json.loads(value) if isinstance(value, str) and value[:1] in ("[", "{") else value
+        with suppress(ValueError):  # what is no JSON is refused in its place
+            return json.loads(value) if isinstance(value, str) and value[:1] in ("[", "{") else value
+        return value
 
     @model_validator(mode="after")
     def _targets_exist(self) -> Settings:

@@ -2,7 +2,8 @@
 
 The recipe is LC-Rec's [code]: AdamW, warm-up, cosine, the loss on responses only. One pass over a window predicts every
 target position in it [ours]. All that is random is drawn anew for each micro-batch from (seed, epoch, shard, number).
-On a CPU one request gives the same weights, killed and resumed or not; as many shards do on any number of processes.
+On a CPU one request gives the same weights, killed and resumed or not; as many shards do on any number of processes
+(but RSLLM's, whose negatives are the targets of all of them).
 
 With a dynamic index [paper: TTDS] the codes of items and users are renewed between two steps, and batches are read
 ahead no further than to there.

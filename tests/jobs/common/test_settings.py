@@ -65,6 +65,14 @@ def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert settings.store_uri("codebook", "all") == "s3://bucket/lake/codebook/all"
 
 
+def test_a_list_in_the_environment_that_is_no_json_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(MINIMAL)
+    monkeypatch.setenv("PRECOG_MODEL__FUSION__SIGNALS", "[teacher]")
+    with pytest.raises(ValueError, match=r"model\.fusion\.signals: .* list"):
+        load_settings(str(file))
+
+
 def test_another_methods_language_model_is_no_signal_of_the_nightly_fusion(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text('method = "rsllm"\n' + MINIMAL + '[model.fusion]\nsignals = ["rsllm", "teacher"]\n')
