@@ -45,7 +45,7 @@ from model.evaluation.beyond import beyond
 from model.evaluation.ease import MOST_ITEMS
 from model.evaluation.lists import write_cases, write_lists, write_training_set
 from model.evaluation.protocol import PROTOCOLS, evaluate_lists
-from model.generation import Generation, GenerationStore, Manifest, digest, sha256
+from model.generation import MANIFEST, Generation, GenerationStore, Manifest, digest, sha256
 from model.recommender.methods.base import Ranker
 from model.recommender.registry import METHODS
 
@@ -86,8 +86,6 @@ class Bench:
             "users_per_second": len(PROTOCOLS) * self.split.case_user_C.size / ranked,
             "device": ", ".join(sorted({*devices, device()})),
         }
-        if run.method in WITH_LLM:
-            metrics["validation_ndcg10"] = recipe.fusion(run.config).manifest.metrics["validation_ndcg10"]["fused"]
         checksums = {"lists.parquet": sha256(str(file))}
         return draft.commit(Manifest(key=key, metrics=metrics, settings=settings, checksums=checksums))
 
@@ -116,11 +114,11 @@ class Bench:
         """Everything that is said of the methods, as JSON values."""
         columns = ["method", "masked", "user_id", "key", "rank"]
         ranks = pa.concat_tables(pq.read_table(one.path("lists.parquet"), columns=columns) for one in made.values())
-        # A temporal split sets no validation cases aside: nothing is chosen there.
-        validated = {row: made[row].manifest.metrics["validation_ndcg10"] for row in WITH_LLM if row in made}
-        validated = {row: value for row, value in validated.items() if self.split.name == "leave_one_out"}
-        # Of no row of ours, what is compared is the first.
-        found = evaluate_lists(ranks, max(validated, key=validated.__getitem__, default=next(iter(made))))
+        validated = self._validated(made)
+        # Of no row with a language model, what is compared is the first.
+        choices = [row for row in WITH_LLM if row in validated]
+        chosen = max(choices, key=validated.__getitem__, default=next(iter(made)))
+        found = evaluate_lists(ranks, chosen)
         found["validation_ndcg10"] = validated
         found["with_llm"] = {
             row: evaluate_lists(ranks.filter(pc.is_in(ranks["method"], pa.array([row, WITHOUT_LLM]))), row)["against"]
@@ -133,6 +131,15 @@ class Bench:
         found["beyond"] = {label: beyond(_masked_lists(one), cases, ids, count_N) for label, one in made.items()}
         found["cost"] = {label: one.manifest.metrics for label, one in made.items()}
         return found
+
+    def _validated(self, made: dict[str, Generation]) -> dict[str, float]:
+        """NDCG@10 on the validation cases, of each row that is a late fusion; a temporal split sets none aside."""
+        if self.split.name != "leave_one_out":
+            return {}
+        inputs = {label: one.manifest.settings.get("inputs", {}) for label, one in made.items()}
+        files = {label: Path(each["fusion"], MANIFEST) for label, each in inputs.items() if "fusion" in each}
+        fits = {label: Manifest.from_json(file.read_bytes()) for label, file in files.items()}
+        return {label: fit.metrics["validation_ndcg10"]["fused"] for label, fit in fits.items()}
 
 
 def _masked_lists(generation: Generation) -> Iterator[pa.RecordBatch]:
