@@ -31,8 +31,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from model.config import BackboneConfig, ModelConfig
+from model.config import BackboneConfig, ModelConfig, Precision
 from model.data.files import load_json, save_json
+from model.processes import ALONE, products
 from model.recommender.vocabulary import CodeVocabulary
 
 TINY_LLAMA = "tiny-llama"
@@ -219,6 +220,13 @@ def load_model(uri: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Code
             fs.get(f"{path}/", f"{folder}/", recursive=True)
             model, tokenizer = _pretrained(folder, revision=None)
     return model.eval(), tokenizer, vocabulary
+
+
+def load_to_rank(uri: str, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, CodeVocabulary]:
+    """`load_model`, on the GPU where there is one, with weights in the precision to rank in."""
+    model, tokenizer, vocabulary = load_model(uri)
+    model.to(products(precision, ALONE.device)).to(ALONE.device)  # type: ignore[arg-type]
+    return model, tokenizer, vocabulary
 
 
 def _tiny_llama(

@@ -21,9 +21,9 @@ from model.data.files import load_json, load_tensors, save_json
 from model.data.reader import read_table
 from model.evaluation.baselines import PopularityRanker
 from model.evaluation.metrics import ndcg, rank_of_target
-from model.recommender.inference import LanguageModel, load_language_model, newest
+from model.recommender.language_models import LanguageModel, load_language_model
 from model.recommender.listwise import DEFAULTS, ListScorer, Shortlist, best, held_out, learned_weights
-from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users
+from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users, newest
 from model.recommender.signals import COUNTS, DENSE, Signals, count
 from model.recommender.vocabulary import read_codes
 

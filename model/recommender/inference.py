@@ -7,64 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from model.config import ModelConfig, Precision, model_config
+from model.config import ModelConfig, model_config
 from model.data.files import load_json
 from model.data.packing import batches_of_similar_length
 from model.decoding.beam import BeamSearch
 from model.decoding.trie import Allowed, Available, Listed, Trie
-from model.processes import ALONE, products
-from model.recommender.backbone import PRECOG, load_model
+from model.recommender.backbone import PRECOG, load_to_rank
 from model.recommender.examples import Examples
-from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Ranker, Users
-from model.recommender.rsllm import METHOD
+from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Users, newest
 from model.recommender.users import UserCoder
 from model.recommender.vocabulary import CodeVocabulary, read_codes
-
-
-class LanguageModel(Ranker, Protocol):
-    """What late fusion asks of a ranker beside lists."""
-
-    codes_NL: Ints
-    """Of all items."""
-
-    def score(self, users: Users, items_BC: Ints) -> Floats:
-        """Log-probabilities [B,C] (nats) but for a constant of each user; -inf for padding (-1)."""
-        ...
-
-    def user_codes(self, users: Users) -> Ints | None:
-        """[B,L], -1 for users without a history; None of models that have no codes for users."""
-        ...
-
-
-def load_ranker(request: dict[str, Any]) -> Ranker:
-    """The fused ranker where `request["inputs"]` name a fusion, else the language model alone."""
-    if "fusion" not in request["inputs"]:
-        return load_language_model(request)
-    from model.recommender.fusion import FusedRanker  # noqa: PLC0415  # it is made of this module's ranker
-
-    return FusedRanker.load(request)
-
-
-def load_language_model(request: dict[str, Any]) -> LanguageModel:
-    """By the method that the model in `request["inputs"]` was trained with."""
-    if load_json(f"{request['inputs']['model']}/{PRECOG}").get("method") != METHOD:
-        return SemanticRanker.load(request)
-    from model.recommender.rsllm.ranker import RsllmRanker  # noqa: PLC0415  # it needs this module
-
-    return RsllmRanker.load(request)
-
-
-def load_to_rank(uri: str, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, CodeVocabulary]:
-    """`load_model`, on the GPU where there is one, with weights in the precision to rank in."""
-    model, tokenizer, vocabulary = load_model(uri)
-    model.to(products(precision, ALONE.device)).to(ALONE.device)  # type: ignore[arg-type]
-    return model, tokenizer, vocabulary
 
 
 class SemanticRanker:
@@ -160,11 +118,3 @@ class SemanticRanker:
 
     def _counted(self, available_N: Bools) -> tuple[Bools, Available]:
         return available_N, Available(self._trie, torch.as_tensor(available_N, device=self._search.device))
-
-
-def newest(history_BH: Ints, items: int) -> Ints:
-    """The last items of each history [B,T], padded with -1 behind like the histories themselves."""
-    length_B = (history_BH != PAD).sum(axis=1)
-    place_BT = np.maximum(length_B - items, 0)[:, None] + np.arange(min(items, history_BH.shape[1]))
-    inside_BT = place_BT < length_B[:, None]
-    return np.where(inside_BT, np.take_along_axis(history_BH, np.where(inside_BT, place_BT, 0), axis=1), PAD)

@@ -6,12 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 from model.evaluation.baselines import POPULARITY
-from model.recommender.methods.base import Method, late
+from model.recommender.methods.base import Method, Ranker, late
 
 
 def _counted(name: str) -> Method:
     module = "model.evaluation.cooccurrence"
     return Method(name, ("training_set",), name, late(module, "train", name), late(module, "load_ranker", name))
+
+
+def _load_ranker(request: dict[str, Any]) -> Ranker:
+    """The fused ranker where the inputs name a fusion, else the language model alone."""
+    fused = late("model.recommender.fusion", "FusedRanker.load")
+    alone = late("model.recommender.language_models", "load_language_model")
+    ranker: Ranker = (fused if "fusion" in request["inputs"] else alone)(request)
+    return ranker
 
 
 EASE = Method(
@@ -33,7 +41,7 @@ SEMANTIC_CONVERGENCE = Method(
     ("training_set", "behaviour", "codebook"),
     "model",
     late("model.recommender.train", "finetune"),
-    late("model.recommender.inference", "load_ranker"),
+    _load_ranker,
 )
 TTDS = replace(SEMANTIC_CONVERGENCE, name="ttds")  # arXiv 2409.09253: users have codes too, and the index moves
 
@@ -42,7 +50,7 @@ RSLLM = Method(
     ("training_set", "behaviour", "codebook"),
     "model",
     late("model.recommender.rsllm.train", "finetune"),
-    late("model.recommender.inference", "load_ranker"),
+    _load_ranker,
 )
 
 METHODS: dict[str, Method] = {

@@ -1,6 +1,6 @@
 """What a method is: one object that trains and ranks. Baselines, the three papers and their fusion are all this.
 
-Shapes: B users, H history items, S seen items, N items, K results, L code levels.
+Shapes: B users, H history items, T of them, S seen items, N items, K results, L code levels.
 """
 
 from __future__ import annotations
@@ -55,6 +55,14 @@ class Ranker(Protocol):
         Ties go to the smaller item index. The result of a user does not depend on the other users of the batch.
         """
         ...
+
+
+def newest(history_BH: Ints, items: int) -> Ints:
+    """The last items of each history [B,T], padded with -1 behind like the histories themselves."""
+    length_B = (history_BH != PAD).sum(axis=1)
+    place_BT = np.maximum(length_B - items, 0)[:, None] + np.arange(min(items, history_BH.shape[1]))
+    inside_BT = place_BT < length_B[:, None]
+    return np.where(inside_BT, np.take_along_axis(history_BH, np.where(inside_BT, place_BT, 0), axis=1), PAD)
 
 
 @dataclass(frozen=True)

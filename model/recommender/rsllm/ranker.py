@@ -19,9 +19,8 @@ from model.data.files import TEXTS_FILE, load_json, load_tensors
 from model.data.packing import batches_of_similar_length
 from model.data.reader import item_column
 from model.evaluation.scored import top_k
-from model.recommender.backbone import PRECOG
-from model.recommender.inference import load_to_rank, newest
-from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Users
+from model.recommender.backbone import PRECOG, load_to_rank
+from model.recommender.methods.base import PAD, Bools, Floats, Ints, Ranked, Users, newest
 from model.recommender.rsllm.loss import states
 from model.recommender.rsllm.prompts import IdRows, ItemPrompts, TensorIds, packed
 from model.recommender.rsllm.reader import IdReader, read_vectors, teacher_of

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.data.files import save_table
-from model.recommender.inference import SemanticRanker, newest
+from model.recommender.inference import SemanticRanker
 from model.recommender.methods.base import Ranked, Ranker, Users
 from model.recommender.registry import METHODS
 from tests.model.recommender.conftest import CODES, CONFIG, ITEMS, code_table, item_codes
@@ -139,10 +139,3 @@ def test_a_codebook_of_another_size_is_refused(trained: dict[str, Any], tmp_path
     save_table(f"{tmp_path}/items.parquet", code_table(np.array([[CODES, 0, 0, 0]])))
     with pytest.raises(ValueError, match="not its codebook"):
         METHOD.load_ranker({**trained, "inputs": {**trained["inputs"], "codebook": str(tmp_path)}})
-
-
-def test_newest_items_keep_their_order() -> None:
-    history = np.array([[1, 2, 3, 4], [5, 6, -1, -1], [-1, -1, -1, -1]])
-    assert newest(history, 3).tolist() == [[2, 3, 4], [5, 6, -1], [-1, -1, -1]]
-    assert newest(history, 9).tolist() == history.tolist()
-    assert newest(np.empty((2, 0), np.int64), 3).shape == (2, 0)

@@ -20,9 +20,9 @@ from model.recommender import states, ttds
 from model.recommender.backbone import load_model
 from model.recommender.batches import Batches
 from model.recommender.dynamic_index import moved
-from model.recommender.inference import load_ranker
 from model.recommender.loss import string_losses
 from model.recommender.methods.base import LANGUAGE_MODEL, START, Users
+from model.recommender.registry import METHODS
 from model.recommender.rows import Batch
 from model.recommender.states import text_states
 from model.recommender.train import finetune
@@ -91,7 +91,9 @@ def test_both_stages_end_in_lists_of_items_and_codes_of_users(
     trained = json.loads(Path(model, "precog.json").read_text())["config"]
     assert trained["finetune"]["learning_rate"] == pytest.approx(1e-3)
 
-    ranker = load_ranker({"config": request["config"], "inputs": {"model": model, "codebook": codebook}})
+    ranker = METHODS["ttds"].load_ranker(
+        {"config": request["config"], "inputs": {"model": model, "codebook": codebook}}
+    )
     history_BH = np.array([[3, 4, 5], [7, -1, -1], [-1, -1, -1]])
     ranked = ranker.rank(Users(["a", "b", "c"], history_BH), history_BH, np.ones(ITEMS, bool), 4)
     assert (ranked.codes_BKL == codes_NL[ranked.items_BK]).all()

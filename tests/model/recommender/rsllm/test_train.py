@@ -19,8 +19,8 @@ from model.data.files import TEXT_VECTORS_FILE, TEXTS_FILE, load_json, save_tabl
 from model.evaluation.lists import padded
 from model.processes import ALONE
 from model.recommender.fusion import fit
-from model.recommender.inference import load_ranker
 from model.recommender.methods.base import PAD, Users
+from model.recommender.registry import METHODS
 from model.recommender.rsllm.loss import RsllmLoss, states
 from model.recommender.rsllm.prompts import TERMS, IdRows, ItemPrompts, TensorIds, packed
 from model.recommender.rsllm.ranker import RsllmRanker
@@ -36,7 +36,9 @@ Kill = Callable[[int, Callable[[], object]], list[int]]
 
 
 def opened(request: dict[str, Any], **inputs: Any) -> RsllmRanker:
-    ranker = load_ranker(request | {"inputs": request["inputs"] | {"model": request["output"]} | inputs})
+    ranker = METHODS["rsllm"].load_ranker(
+        request | {"inputs": request["inputs"] | {"model": request["output"]} | inputs}
+    )
     assert isinstance(ranker, RsllmRanker)
     return ranker
 
@@ -146,7 +148,7 @@ def test_late_fusion_takes_it_for_the_language_model(ids_request: Request, tmp_p
     inputs = request["inputs"] | {"model": request["output"]}
     fitted = fit(request | {"inputs": inputs, "output": str(tmp_path / "fusion")})
     assert fitted["weights"]["list"]["language_model"] > 0
-    ranker = load_ranker(request | {"inputs": inputs | {"fusion": str(tmp_path / "fusion")}})
+    ranker = METHODS["rsllm"].load_ranker(request | {"inputs": inputs | {"fusion": str(tmp_path / "fusion")}})
     history_1H = np.array([[3, 4, 5, 6, 7]])
     ranked = ranker.rank(Users([""], history_1H), history_1H, np.ones(ITEMS, bool), 3)
     assert ranked.items_BK[0, 0] == 8
