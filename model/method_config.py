@@ -65,7 +65,8 @@ class RsllmConfig:
     prompts: Literal["unified", "titles", "ids"] = "unified"
     """What prompts hold of an item: its title and its ID token, or one of them alone."""
     text_share: float = 0.2
-    """Of the steps, the first ones, in which ID tokens are a word like any other: the stage of the text alone."""
+    """Of the steps, the first ones, in which ID tokens are a word like any other: the stage of the text alone. Prompts
+    of IDs alone say nothing in it and skip it, and the curriculum too."""
     curriculum: float = 0.2
     """Of the steps, those behind them, over which ever more examples have their items' vectors; 0: all at once."""
     text_weight: float = 1.0
@@ -96,3 +97,8 @@ class RsllmConfig:
                 f"rsllm.text_share {self.text_share} and rsllm.curriculum {self.curriculum} are shares of the same "
                 "steps: together at most 1."
             )
+
+    @property
+    def stages(self) -> tuple[float, float]:
+        """Shares of the steps: those of the text alone, and those of the curriculum behind them."""
+        return (0.0, 0.0) if self.prompts == "ids" else (self.text_share, self.curriculum)

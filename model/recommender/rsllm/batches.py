@@ -75,10 +75,11 @@ class IdBatches:
 
 def unified_share(recipe: RsllmConfig, done: float) -> float:
     """Of the examples, those whose ID tokens are read as vectors, when so much of the training is done."""
-    behind = done - recipe.text_share
+    text_share, curriculum = recipe.stages
+    behind = done - text_share
     if behind < 0:
         return 0.0
-    return min(1.0, behind / recipe.curriculum) if recipe.curriculum else 1.0
+    return min(1.0, behind / curriculum) if curriculum else 1.0
 
 
 def with_others(item_B: Ints, never_BX: Ints, known_K: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:

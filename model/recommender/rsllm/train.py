@@ -100,7 +100,7 @@ def _objective(config: ModelConfig, subject: Subject, processes: Processes) -> O
         return (weight_Y.to(losses_Y.device) * losses_Y / labels_Y.clamp(min=1)).sum()
 
     loss = RsllmLoss(subject.model, READER, recipe, processes)
-    return Objective(list(TERMS), loss, TensorIds, total, changing=recipe.text_share + recipe.curriculum)
+    return Objective(list(TERMS), loss, TensorIds, total, changing=sum(recipe.stages))
 
 
 def _subject(config: ModelConfig, inputs: dict[str, str]) -> tuple[Subject, TextComponents]:

@@ -30,6 +30,7 @@ def test_vectors_come_after_the_text_and_step_by_step() -> None:
     assert share(0.61, text_share=0.2, curriculum=0.4) == 1
     assert share(0.2, text_share=0.2, curriculum=0) == 1
     assert share(0, text_share=0, curriculum=0) == 1
+    assert share(0, prompts="ids", text_share=0.2, curriculum=0.4) == 1, "without titles such rows say nothing"
 
 
 @given(st.integers(0, 2**32 - 1))
