@@ -19,7 +19,7 @@ from typing import Any
 from jobs.common.artefacts import by_identity, newest, newest_of_day, store
 from jobs.common.code_version import code_version
 from jobs.common.pages import render
-from jobs.common.promotions import verdicts
+from jobs.common.promotions import champion_twin, verdicts
 from jobs.common.quality_plots import plot_methods, plot_segments
 from jobs.common.recipes import differences, recipe
 from jobs.common.settings import Settings, load_settings
@@ -35,6 +35,9 @@ MAIN_LOSSES = ("next_item", "next_item_of_user", "user_item")
 """By method: among a model's losses, which of them predicts the next item. The first that it has counts."""
 LOSS_MARGIN = 0.1
 PAGE = "verdict.html"
+NOTHING_LIVE = "nothing was live, and then a healthy model is enough"
+ALWAYS = "under the rule “always” every model goes live"
+"""Why a model goes live although something did not hold."""
 
 
 def main(ds: Day, settings_file: SettingsFile = None) -> None:
@@ -43,33 +46,51 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
         store(settings, "evaluation"), ds.date(), f"jobs.evaluate --ds {ds.date()} --split {Split.temporal}"
     )
     candidate = newest(settings, "model", Split.all, ds.date(), "finetune")
+    live = store(settings, "model", Split.all).current()
+    if live is not None and live.identity == candidate.identity:
+        log.info("%s is live already: there is nothing to decide", live.identity)
+        return
     twin = by_identity(settings, evaluation.manifest.parents["challenger"])
-    health = _health(settings, candidate, twin, evaluation)
-    reasons = [*health, *_comparisons(evaluation.manifest.metrics)]
-    # With nothing live yet, any healthy model is better than none.
-    counted = reasons if "champion" in evaluation.manifest.parents else health
-    passed = all(ok for ok, _ in counted)
-    promoted = passed or settings.promotion.rule == "always"
-    verdict = {
-        "promoted": promoted,
-        "passed": passed,
-        "rule": settings.promotion.rule,
-        "reasons": [{"passed": ok, "text": text} for ok, text in reasons],
-    }
+    verdict = _verdict(
+        settings.promotion.rule,
+        _health(settings, candidate, twin, evaluation),
+        [*_against_live(settings, live, evaluation), *_comparisons(evaluation.manifest.metrics)],
+        live,
+    )
     parents = {"live": candidate.identity, "twin": twin.identity, "evaluation": evaluation.identity}
     draft = verdicts(settings).begin()
-    write_atomically(draft.path(PAGE), _page(ds.date(), verdict, parents, evaluation).encode())
+    write_atomically(draft.path(PAGE), _page(ds.date(), verdict, parents, evaluation, live).encode())
     draft.commit(
         Manifest(key={"ds": ds.date().isoformat()}, metrics=verdict, parents=parents, code_version=code_version())
     )
-    for ok, text in reasons:
-        log.info("%s  %s", "pass" if ok else "FAIL", text)
+    for reason in verdict["reasons"]:
+        log.info("%s  %s", "pass" if reason["passed"] else "FAIL", reason["text"])
+    if verdict["waived"]:
+        log.info("what FAILs does not count: %s", verdict["waived"])
     log.info("the verdict as a page: %s", draft.path(PAGE))
-    if promoted:
+    if verdict["promoted"]:
         store(settings, "model", Split.all).point_to(candidate)
         log.info("%s is live (rule: %s)", candidate.identity, settings.promotion.rule)
     else:
-        log.warning("%s is not promoted: the live model stays", candidate.identity)
+        stays = f"{live.identity} stays live" if live else "none is live"
+        log.warning("%s is not promoted: %s", candidate.identity, stays)
+
+
+def _verdict(
+    rule: str, health: list[tuple[bool, str]], compared: list[tuple[bool, str]], live: Generation | None
+) -> dict[str, Any]:
+    """`compared`: with the live model and the baselines. While nothing is live, a healthy model is better than none."""
+    reasons = [*health, *compared]
+    passed = all(ok for ok, _ in (reasons if live is not None else health))
+    promoted = passed or rule == "always"
+    moot = promoted and not all(ok for ok, _ in reasons)
+    return {
+        "promoted": promoted,
+        "passed": passed,
+        "rule": rule,
+        "reasons": [{"passed": ok, "text": text} for ok, text in reasons],
+        "waived": (NOTHING_LIVE if passed else ALWAYS) if moot else "",
+    }
 
 
 def _health(
@@ -114,11 +135,27 @@ def _of_loss(loss: float | None, judged: float | None) -> tuple[bool, str]:
     return loss <= judged * (1 + LOSS_MARGIN), f"{text}at most {LOSS_MARGIN:.0%} more is allowed"
 
 
-def _page(day: dt.date, verdict: dict[str, Any], parents: dict[str, str], evaluation: Generation) -> str:
+def _against_live(settings: Settings, live: Generation | None, evaluation: Generation) -> list[tuple[bool, str]]:
+    """Whether the evaluation compared with what is live now: another model may have gone live since."""
+    champion = champion_twin(settings)
+    if live is None or champion is None:
+        return []
+    judged = evaluation.manifest.parents.get("champion", "no champion")
+    if judged == champion.identity:
+        return [(True, f"compared with {judged}, the twin of {live.identity}, which is live")]
+    told = f"the evaluation compared with {judged}, not with {champion.identity}, the twin of {live.identity}, "
+    return [(False, f"{told}which is live: run jobs.evaluate anew")]
+
+
+def _page(
+    day: dt.date, verdict: dict[str, Any], parents: dict[str, str], evaluation: Generation, live: Generation | None
+) -> str:
     return render(
         "verdict.html.j2",
         day=day,
         verdict=verdict,
+        model=parents["live"],
+        before=live.identity if live else None,
         parents=parents | evaluation.manifest.parents,
         quality=evaluation.manifest.metrics,
         methods_plot=plot_methods(evaluation.manifest.metrics),

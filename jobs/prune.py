@@ -1,9 +1,10 @@
 """Delete generations that nothing live descends from. Prints what would go; deletes with --delete.
 
-Kept: what each store's pointer names, its newest generation, what owns a day of a daily table, the newest publishes
-(so that a roll-back finds them), the text vectors; every parent of these; and what goes with one of them: the codes
-added to a codebook, the verdicts on a model, with the twin and the evaluation that they name, so that it can go live
-again. An unfinished attempt goes once a later one has finished; the newest may still be in the writing.
+Kept: what each store's pointer names, its newest generation, what owns a day of a daily table, the newest publishes of
+lists (so that a roll-back finds them) and the retractions since, the text vectors; every parent of these; and what goes
+with one of them: the codes added to a codebook, the verdicts on a model, with the twin and the evaluation that they
+name, so that it can go live again. Reports are pages, and stay. An unfinished attempt goes once a later one has
+finished; the newest may still be in the writing.
 
     python -m jobs.prune --keep-publishes 7 --delete
 """
@@ -26,10 +27,11 @@ from model.generation import Generation, GenerationStore
 
 log = logging.getLogger("prune")
 
+PAGES = ("report", "data_report")
 GOES_WITH = {"codebook_additions": "codebook", "promotion": "live"}
 """Store -> the parent that its generations stay and go with."""
 
-KeepPublishes = Annotated[int, typer.Option("--keep-publishes", min=1, help="Newest publishes that stay.")]
+KeepPublishes = Annotated[int, typer.Option("--keep-publishes", min=1, help="Newest publishes of lists that stay.")]
 Delete = Annotated[bool, typer.Option("--delete", help="Delete. Without it, only print.")]
 
 
@@ -52,7 +54,11 @@ def dead_attempts(settings: Settings, stores: list[GenerationStore], keep_publis
     """URIs of the attempts that nothing live needs, sorted. Their claims stay, so that no number is given twice."""
     finished = {one.identity: one for store_ in stores for one in store_.complete()}
     live = _descended_from({one.identity for one in _roots(settings, stores, keep_publishes)}, finished)
-    dead = {generation.uri for identity, generation in finished.items() if identity not in live}
+    dead = {
+        generation.uri
+        for identity, generation in finished.items()
+        if identity not in live and identity.partition("/")[0] not in PAGES
+    }
     for store_ in stores:
         latest = store_.latest()
         finished_here = {generation.attempt for generation in store_.complete()}
@@ -82,9 +88,20 @@ def _roots(settings: Settings, stores: list[GenerationStore], keep_publishes: in
             roots += [one for one in (store_.current(), store_.latest()) if one is not None]
     for name in DAILY_TABLES:
         roots += [owner for owner, _, _ in daily_table(settings, name).owners(None, dt.date.max)]
-    ledger = Ledger(settings.lake_uri, settings.publishing.lease_seconds)
-    kept = [record.number for record in ledger.records()][:keep_publishes]
-    return roots + [ledger.publications.get(number) for number in kept]
+    return roots + _kept_publications(Ledger(settings.lake_uri, settings.publishing.lease_seconds), keep_publishes)
+
+
+def _kept_publications(ledger: Ledger, keep_publishes: int) -> list[Generation]:
+    """Of the newest publishes of lists and all since the oldest of these; those that an earlier prune left."""
+    there = {publication.attempt: publication for publication in ledger.publications.complete()}
+    kept: list[Generation] = []
+    lists = 0
+    for record in ledger.records():
+        if lists == keep_publishes:
+            break
+        lists += record.kind != "retract"
+        kept += [there[record.number]] if record.number in there else []
+    return kept
 
 
 def _descended_from(roots: set[str], finished: dict[str, Generation]) -> set[str]:

@@ -108,13 +108,16 @@ def warn_of_live_model(settings: Settings, model: str) -> None:
 
 
 def find_target(ledger: Ledger, number: int) -> Record:
-    """The publish of that number. ValueError, with the numbers there are, unless it put lists online."""
-    known = [record for record in ledger.records() if record.kind != "retract"]
-    for record in known:
-        if record.number == number:
-            return record
-    numbers = ", ".join(str(record.number) for record in known) or "none"
-    raise ValueError(f"Publish {number} never put lists online. Publishes that did: {numbers}.")
+    """The publish of that number. ValueError, with the numbers that can come back, if that put no lists online or they
+    are deleted.
+    """
+    known = {record.number: record for record in ledger.records() if record.kind != "retract"}
+    there = {publication.attempt for publication in ledger.publications.complete()}
+    if number in known and number in there:
+        return known[number]
+    why = "was deleted by prune" if number in known else "never put lists online"
+    numbers = ", ".join(str(each) for each in known if each in there) or "none"
+    raise ValueError(f"Publish {number} {why}. Publishes that can come back: {numbers}.")
 
 
 def _unavailable(lists: DataFrame, catalogue: DataFrame) -> list[str]:

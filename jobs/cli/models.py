@@ -35,6 +35,8 @@ def show(settings_file: SettingsFile = None) -> None:
     """
     settings = load_settings(settings_file)
     live, judged = store(settings, "model", Split.all).current(), verdicts(settings).complete()
+    # Of several verdicts the one counts that made a model live, else the newest.
+    judged.sort(key=lambda one: one.manifest.metrics["promoted"])
     of_model, of_twin = ({one.manifest.parents[role]: one for one in judged} for role in ("live", "twin"))
     evaluations = store(settings, "evaluation").complete()
     of_challenger = {one.manifest.parents["challenger"]: one for one in evaluations}
@@ -75,7 +77,7 @@ def use(
 
 
 def part_of(model: Generation, live: Generation | None, verdict: Generation | None) -> str:
-    """What a model is to the lake, by its newest verdict."""
+    """What a model is to the lake, by the verdict on it."""
     if live is not None and model.identity == live.identity:
         return "live"
     if verdict is None:

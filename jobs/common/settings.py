@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from model.config import LANGUAGE_MODEL, OTHER_LANGUAGE_MODELS, ModelConfig
 
 DEFAULT_FILE = "conf/sample.toml"
+PREFIX = "PRECOG_"
 NO_SUCH = ("extra_forbidden", "unexpected_keyword_argument")
 """What pydantic calls a key that a model, and one that a dataclass does not know."""
 
@@ -152,7 +153,7 @@ class Settings(BaseSettings):
     """All settings. `--settings FILE` or `PRECOG_SETTINGS` names the file; the default is conf/sample.toml."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PRECOG_",
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
@@ -234,6 +235,9 @@ def load_settings(file: str | None = None) -> Settings:
     if not path.is_file():
         raise ValueError(f"Settings file {path} does not exist. Name one by --settings FILE or PRECOG_SETTINGS.")
 
+    if misspelt := _misspelt():
+        raise ValueError("\n".join(misspelt))
+
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=path)
 
@@ -249,6 +253,18 @@ def load_settings(file: str | None = None) -> Settings:
         ]
         told = f"Settings file {path} has {len(lines)} error(s), those in PRECOG_… of the environment among them:"
         raise ValueError("\n".join([told, *lines])) from None
+
+
+def _misspelt() -> list[str]:
+    """A line for each variable that is nearly a setting's; what else begins with PRECOG_ may be somebody's own."""
+    told = []
+    for variable in sorted(name for name in os.environ if name.upper().startswith(PREFIX)):
+        top, *below = variable[len(PREFIX) :].lower().split("__")
+        near = get_close_matches(top, Settings.model_fields, n=1, cutoff=0.8)
+        if near and near[0] != top:
+            meant = PREFIX + "__".join([near[0], *below]).upper()
+            told.append(f"{variable} in the environment: there is no such setting; did you mean {meant}?")
+    return told
 
 
 def _no_such(*place: int | str) -> str:

@@ -92,21 +92,28 @@ def run(main: Callable[..., None]) -> None:
     # PySpark logs a page of JSON beside each AnalysisException, which we raise again in words.
     for noisy in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(add_completion=False)
     app.command(help=inspect.getdoc(sys.modules[main.__module__]))(_timed(main, time.monotonic()))
     run_app(app)
 
 
 def run_app(app: typer.Typer) -> None:
     """Run a command line; errors as `run` has them."""
+    app.pretty_exceptions_enable = False
     try:
         app()
     except Exception as error:
-        told = str(error) if isinstance(error, ValueError | TryAgainError) else _mistake_on_executors(error)
+        known = isinstance(error, ValueError | TryAgainError) or _lacks_package(error)
+        told = str(error) if known else _mistake_on_executors(error)
         if told is None:
             raise
         print(f"error: {told}", file=sys.stderr, flush=True)
         raise SystemExit(TRY_AGAIN if isinstance(error, TryAgainError) else MISTAKE) from None
+
+
+def _lacks_package(error: Exception) -> bool:
+    """Whether fsspec asks for a package, "Install s3fs to access S3": Python's own ImportErrors name a module."""
+    return isinstance(error, ImportError) and error.name is None
 
 
 def _mistake_on_executors(error: Exception) -> str | None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.common.artefacts import store
-from jobs.common.promotions import verdicts
+from jobs.common.promotions import champion_twin, verdicts
 from jobs.common.settings import Settings
 from jobs.promote import PAGE, main
 from jobs.transforms.ranking import NO_NUMBERS
@@ -61,9 +61,16 @@ class Lake:
 
     def __init__(self, settings: Settings, file: Path, champion: bool) -> None:
         self.settings, self.file = settings, file
-        self.champion = self.model("all") if champion else None
-        if self.champion is not None:
-            store(settings, "model", "all").point_to(self.champion)
+        self.before = self.went_live() if champion else None
+        self.champion = champion_twin(settings)
+
+    def went_live(self) -> Generation:
+        model, twin = self.model("all"), self.model("temporal")
+        self.commit(
+            "promotion", Manifest({}, {}, {"promoted": True}, {}, {"live": model.identity, "twin": twin.identity})
+        )
+        store(self.settings, "model", "all").point_to(model)
+        return model
 
     def commit(self, name: str, manifest: Manifest) -> Generation:
         return store(self.settings, *name.split("/")).begin().commit(manifest)
@@ -88,15 +95,18 @@ class Lake:
 
     def judge(self, metrics: dict[str, Any], **candidate: Any) -> tuple[Generation, dict[str, Any], str]:
         """The model on all data, the verdict on it, and the page."""
-        parents = {"challenger": self.model("temporal").identity}
-        if self.champion is not None:
-            parents["champion"] = self.champion.identity
-        self.commit("evaluation", Manifest(OF_DAY, metrics=metrics, parents=parents))
+        self.commit("evaluation", self.judgement(metrics))
         model = self.model("all", **candidate)
         main(DAY, str(self.file))
         verdict = verdicts(self.settings).latest()
         assert verdict is not None
         return model, verdict.manifest.metrics, Path(verdict.path(PAGE)).read_text()
+
+    def judgement(self, metrics: dict[str, Any]) -> Manifest:
+        parents = {"challenger": self.model("temporal").identity}
+        if self.champion is not None:
+            parents["champion"] = self.champion.identity
+        return Manifest(OF_DAY, metrics=metrics, parents=parents)
 
     @property
     def live(self) -> str | None:
@@ -113,18 +123,22 @@ def test_what_beats_champion_and_baseline_goes_live(settings: Settings, settings
     model, verdict, page = lake.judge(evaluated(challenger=30, champion=15, popularity=5))
     assert (lake.live, verdict["promoted"], failed(verdict)) == (model.identity, True, [])
     assert f"{model.identity} goes live" in page
-    assert page.count("✓") == len(verdict["reasons"]) == 8
+    assert page.count("✓") == len(verdict["reasons"]) == 9
+    assert lake.before is not None
+    assert f"jobs.cli.models use {lake.before.identity}" in page
     assert 'src="http' not in page
 
 
 def test_what_is_not_better_than_the_champion_beyond_noise_stays_out(settings: Settings, settings_file: Path) -> None:
     lake = Lake(settings, settings_file, champion=True)
     model, verdict, page = lake.judge(evaluated(challenger=16, champion=15, popularity=1))
-    assert lake.champion is not None
-    assert (lake.live, verdict["promoted"]) == (lake.champion.identity, False)
+    assert lake.before is not None
+    assert (lake.live, verdict["promoted"]) == (lake.before.identity, False)
     assert len(failed(verdict)) == 2
     assert all("champion" in text for text in failed(verdict))
     assert f"{model.identity} does not go live" in page
+    assert f"{lake.before.identity} stays live" in page
+    assert "jobs.cli.models use" not in page, "nothing is to be undone"
     assert page.count('<li class="fail">✗') == 2
 
 
@@ -140,6 +154,31 @@ def test_the_first_model_need_but_be_healthy(settings: Settings, settings_file: 
     assert (lake.live, verdict["promoted"]) == (model.identity, True)
     assert page.count('<li class="moot">✗') == len(failed(verdict)) > 0
     assert "nothing was live, and then a healthy model is enough" in page
+
+
+def test_an_evaluation_that_knows_nothing_of_the_live_model_lets_nothing_go_live(
+    settings: Settings, settings_file: Path
+) -> None:
+    lake = Lake(settings, settings_file, champion=False)
+    evaluation = lake.commit("evaluation", lake.judgement(evaluated(challenger=40, popularity=0)))
+    live = lake.went_live()
+    lake.model("all")
+    main(DAY, str(settings_file))
+    verdict = verdicts(settings).latest()
+    assert verdict is not None
+    assert verdict.manifest.parents["evaluation"] == evaluation.identity
+    assert lake.live == live.identity
+    [reason] = failed(verdict.manifest.metrics)
+    assert reason.startswith("the evaluation compared with no champion, not with model/temporal/000002, the twin of")
+
+
+def test_what_is_live_already_is_not_decided_on_again(settings: Settings, settings_file: Path) -> None:
+    lake = Lake(settings, settings_file, champion=False)
+    model, _, _ = lake.judge(evaluated(challenger=5, popularity=31))
+    before = verdicts(settings).attempts()
+    main(DAY, str(settings_file))
+    assert lake.live == model.identity
+    assert verdicts(settings).attempts() == before
 
 
 def test_under_the_rule_always_what_is_worse_goes_live_and_the_page_says_why(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import pytest
 
 from jobs.cli import models
 from jobs.common.artefacts import store
+from jobs.common.ledger import Kind, Ledger
 from jobs.common.promotions import champion_twin, live_verdict, verdicts
 from jobs.common.settings import Settings
 from jobs.prune import main
+from jobs.rollback import find_target
 from model.generation import Generation, Manifest
 
 
@@ -83,3 +86,30 @@ def test_what_nothing_kept_needs_goes(lake: Lake, settings: Settings, settings_f
         if name.startswith("codebook_additions/"):
             assert lake.holds(name) == ([] if name.endswith("all-000002") else [1]), name
     assert len(verdicts(settings).complete()) == 2
+
+
+def test_retractions_push_no_publish_out_and_a_smaller_number_can_be_followed_by_a_greater(
+    settings: Settings, settings_file: Path
+) -> None:
+    ledger = Ledger(settings.lake_uri, 60)
+    with ledger.lease("test") as lease:
+        kinds: list[Kind] = ["publish", "publish", "publish", "retract", "retract"]
+        for kind in kinds:
+            begun, draft = ledger.begin(lease, kind, dt.datetime(2024, 5, 1, tzinfo=dt.UTC))
+            ledger.finish(lease, begun, draft.commit(Manifest()), "recommendations/000001")
+    main(keep_publishes=2, delete=True, settings_file=str(settings_file))
+    assert [one.attempt for one in ledger.publications.complete()] == [2, 3, 4, 5]
+    main(keep_publishes=1, delete=True, settings_file=str(settings_file))
+    main(keep_publishes=7, delete=True, settings_file=str(settings_file))
+    assert [one.attempt for one in ledger.publications.complete()] == [3, 4, 5]
+    assert find_target(ledger, 3).number == 3
+    with pytest.raises(ValueError, match=r"Publish 2 was deleted by prune\. Publishes that can come back: 3\."):
+        find_target(ledger, 2)
+
+
+def test_reports_stay(settings: Settings, settings_file: Path) -> None:
+    for name in ("report", "data_report"):
+        for day in ("2024-05-01", "2024-05-02"):
+            store(settings, name).begin().commit(Manifest({"ds": day}, parents={"model": "model/all/000001"}))
+    main(delete=True, settings_file=str(settings_file))
+    assert [store(settings, name).attempts() for name in ("report", "data_report")] == [[1, 2], [1, 2]]

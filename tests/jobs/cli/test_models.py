@@ -90,3 +90,9 @@ def test_what_was_live_can_be_live_again_and_nothing_else(lake: Path) -> None:
         assert refused.returncode == 2
         assert why in refused.stderr
     assert [part for part, *_ in listed(lake)] == ["not judged", "refused", "was live", "live"]
+
+
+def test_a_later_refusal_does_not_make_forgotten_that_a_model_was_live(lake: Path, settings: Settings) -> None:
+    again = {"live": "model/all/000001", "twin": "model/temporal/000004", "evaluation": "evaluation/000099"}
+    verdicts(settings).begin().commit(Manifest(metrics={"promoted": False}, parents=again))
+    assert listed(lake)[-1] == ("was live", "model/temporal/000001", "pruned", "codebook/all/000001")

@@ -52,6 +52,21 @@ def test_a_missing_file_is_named() -> None:
         load_settings("nowhere.toml")
 
 
+def test_a_misspelt_variable_is_refused_and_a_strange_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(MINIMAL)
+    for variable in ("PRECOG_FEAST_HOME", "PRECOG_REDIS", "PRECOG_SERVICE_HOST"):
+        monkeypatch.setenv(variable, "somebody's")
+    load_settings(str(file))
+    monkeypatch.setenv("PRECOG_METOD", "ttds")
+    monkeypatch.setenv("PRECOG_PROMOTON__RULE", "gate")
+    with pytest.raises(ValueError, match=r"PRECOG_METOD in .* mean PRECOG_METHOD") as caught:
+        load_settings(str(file))
+    assert "did you mean PRECOG_PROMOTION__RULE?" in str(caught.value)
+
+
 def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "s.toml"
     file.write_text('lake_uri = "from-file"\n' + MINIMAL)

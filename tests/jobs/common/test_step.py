@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
 
+import fsspec
 import pyarrow as pa
 import pytest
 from pyspark.errors import PythonException
@@ -60,6 +62,24 @@ def test_a_mistake_that_a_worker_of_sparks_meets_is_told_too(
     assert capsys.readouterr().err.endswith("error: the model has another teacher.\nName it.\n")
     monkeypatch.setattr(sys, "argv", ["recommend", "--fails"])
     with pytest.raises(PythonException, match="KeyError: 'ours'"):
+        run(main)
+
+
+def test_a_file_system_that_is_not_installed_is_told_and_a_missing_module_of_ours_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(ours: bool = False) -> None:
+        if ours:
+            importlib.import_module("model.nowhere")
+        fsspec.url_to_fs("gdrive://lake")
+
+    monkeypatch.setattr(sys, "argv", ["ingest"])
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    assert end.value.code == 2
+    assert "error: " in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["ingest", "--ours"])
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):
         run(main)
 
 
