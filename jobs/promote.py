@@ -47,14 +47,14 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
     )
     candidate = newest(settings, "model", Split.all, ds.date(), "finetune")
     live = store(settings, "model", Split.all).current()
-    if live is not None and live.identity == candidate.identity:
+    if live is not None and live.identity == candidate.identity and _decided(settings, candidate, evaluation):
         log.info("%s is live already: there is nothing to decide", live.identity)
         return
     twin = by_identity(settings, evaluation.manifest.parents["challenger"])
     verdict = _verdict(
         settings.promotion.rule,
         _health(settings, candidate, twin, evaluation),
-        [*_against_live(settings, live, evaluation), *_comparisons(evaluation.manifest.metrics)],
+        [*_against_live(settings, live, evaluation), *_comparisons(evaluation)],
         live,
     )
     parents = {"live": candidate.identity, "twin": twin.identity, "evaluation": evaluation.identity}
@@ -74,6 +74,12 @@ def main(ds: Day, settings_file: SettingsFile = None) -> None:
     else:
         stays = f"{live.identity} stays live" if live else "none is live"
         log.warning("%s is not promoted: %s", candidate.identity, stays)
+
+
+def _decided(settings: Settings, candidate: Generation, evaluation: Generation) -> bool:
+    pair = (candidate.identity, evaluation.identity)
+    parents = (verdict.manifest.parents for verdict in verdicts(settings).complete())
+    return any((each["live"], each["evaluation"]) == pair for each in parents)
 
 
 def _verdict(
@@ -163,10 +169,12 @@ def _page(
     )
 
 
-def _comparisons(metrics: dict[str, Any]) -> list[tuple[bool, str]]:
+def _comparisons(evaluation: Generation) -> list[tuple[bool, str]]:
     """Better than each baseline, and than the champion where there is one, beyond noise."""
-    reasons = []
-    for other, protocols in metrics["against"].items():
+    reasons, parents = [], evaluation.manifest.parents
+    for other, protocols in evaluation.manifest.metrics["against"].items():
+        if parents.get(other) == parents["challenger"]:  # what is live, judged anew: it need not beat itself
+            continue
         for name in JUDGED_BY:
             comparison = Comparison(**protocols["masked"][name])
             reasons.append((comparison.better, f"{name} - {other}'s, seen items masked: {comparison}"))

@@ -215,19 +215,18 @@ def plot_losses(models: dict[str, Generation]) -> str:
             family = TASKS[task].family.value if task in TASKS else task  # a model of an older version knows others
             panels[family] = [*dict.fromkeys([*panels.get(family, []), task])]
     rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(WIDTH, 3.0 * rows), layout="constrained")
-    places = figure.subplots(rows, 2).flat
-    for (family, tasks), axes in zip(panels.items(), places, strict=False):
+    figure = Figure(figsize=(WIDTH, 3.5 * rows), layout="constrained")
+    places = figure.subfigures(rows, 2, squeeze=False).flat
+    for (family, tasks), place in zip(panels.items(), places, strict=False):
+        axes = place.subplots()
         for (name, model), style in zip(models.items(), ("--", "-"), strict=True):
             for number, task in enumerate(tasks):
                 values = model.manifest.metrics["loss"].get(task, [])
                 label = task if name == "live" else None
                 axes.plot(range(1, len(values) + 1), values, style, color=f"C{number}", marker=".", label=label)
         axes.set(title=family, xlabel="epoch", ylabel="nats per token")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.3))
-    for axes in places:  # the rest of the last row
-        axes.axis("off")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        place.legend(fontsize="x-small", loc="outside lower center")
     return png(figure)
 
 

@@ -28,7 +28,7 @@ def plot_usage(health: dict[str, Any]) -> str:
     figure.legend(loc="outside lower left", ncols=2, fontsize="small")
     for tree in trees:
         tree.bar(places, [depth["prefixes"] for depth in health["tree"]])
-        tree.set(title="Prefixes of each length", xticks=places, xticklabels=[f"{place + 1}" for place in places])
+        tree.set(title="Prefixes by length", xticks=places, xticklabels=[f"{place + 1}" for place in places])
     return png(figure)
 
 
@@ -53,17 +53,18 @@ def plot_picture(uri: str) -> str:
 def plot_churn(metrics: dict[str, Any]) -> str:
     """How many items took another code at each renewal of a moving index, and what its towers' losses came to."""
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    moved, losses = figure.subplots(1, 2)
+    left, right = figure.subfigures(1, 2, squeeze=False)[0]
+    moved, losses = left.subplots(), right.subplots()
     steps = [each["step"] for each in metrics["renewals"]]
     for name, label in (("same_code", "another code"), ("same_first", "another first code")):
         moved.plot(steps, [100 * (1 - each[name]) for each in metrics["renewals"]], marker=".", label=label)
     moved.set(title="Items that moved", xlabel="step", ylabel="% of items", ylim=(0, None))
-    moved.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.35))
+    left.legend(fontsize="x-small", loc="outside lower center")
     epochs = range(1, len(metrics["towers"]) + 1)
     for name in (name for name in metrics["towers"][0] if name.endswith(".loss")):
         losses.plot(epochs, [epoch[name] for epoch in metrics["towers"]], marker=".", label=name.removesuffix(".loss"))
     for name in ("contrast", "distance"):
         losses.plot(epochs, metrics["loss"][name], marker=".", label=f"code strings, {name}")
     losses.set(title="Losses of the index", xlabel="epoch")
-    losses.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.35))
+    right.legend(fontsize="x-small", loc="outside lower center")
     return png(figure)

@@ -181,6 +181,27 @@ def test_what_is_live_already_is_not_decided_on_again(settings: Settings, settin
     assert verdicts(settings).attempts() == before
 
 
+@pytest.mark.parametrize(("popularity", "told"), [(0, "stays live"), (31, "would not go live again")])
+def test_what_is_live_may_be_judged_anew_and_need_not_beat_itself(
+    settings: Settings, settings_file: Path, popularity: int, told: str
+) -> None:
+    lake = Lake(settings, settings_file, champion=False)
+    model, _, _ = lake.judge(evaluated(challenger=30, popularity=0))
+    twin = champion_twin(settings)
+    assert twin is not None
+    parents = {"challenger": twin.identity, "champion": twin.identity}
+    metrics = evaluated(challenger=30, champion=30, popularity=popularity)
+    lake.commit("evaluation", Manifest(OF_DAY, metrics=metrics, parents=parents))
+    main(DAY, str(settings_file))
+    verdict = verdicts(settings).latest()
+    assert verdict is not None
+    assert lake.live == model.identity
+    assert bool(popularity) == bool(failed(verdict.manifest.metrics)) != verdict.manifest.metrics["promoted"]
+    page = Path(verdict.path(PAGE)).read_text()
+    assert f"<h1>{model.identity} {told}</h1>" in page
+    assert f"models use {model.identity}" not in page
+
+
 def test_under_the_rule_always_what_is_worse_goes_live_and_the_page_says_why(
     settings: Settings, settings_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
