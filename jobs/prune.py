@@ -47,7 +47,8 @@ def main(keep_publishes: KeepPublishes = 7, delete: Delete = False, settings_fil
             if fs.exists(f"{path}/manifest.json"):
                 fs.rm(f"{path}/manifest.json")
             fs.rm(path, recursive=True)
-    log.info("%d generations %s", len(dead), "deleted" if delete else "to delete; add --delete to do it")
+    told = "deleted" if delete else "to delete; add --delete to do it"
+    log.info("%d generations of %d stores in %s %s", len(dead), len(stores), settings.lake_uri, told)
 
 
 def dead_attempts(settings: Settings, stores: list[GenerationStore], keep_publishes: int) -> list[str]:

@@ -51,6 +51,9 @@ def show(settings_file: SettingsFile = None) -> None:
             twin = verdict.manifest.parents["live"] if verdict else ""
             part = "judged" if verdict or evaluation else "not judged"
             table.add_row(*_cells(model, part, twin, _figure(evaluation) if evaluation else ""))
+    if not table.row_count:
+        print(f"No model in {settings.lake_uri} yet: the train DAG makes the first.")
+        return
     Console(width=None if sys.stdout.isatty() else 180).print(table)
 
 

@@ -136,5 +136,5 @@ def _plot(volumes: Volumes, start: dt.date) -> Figure:
     colours = ["tab:blue" if day >= start else "lightgrey" for day in volumes]
     axes.bar([day.isoformat() for day in volumes], list(volumes.values()), color=colours)
     axes.set(ylabel="events")
-    axes.tick_params(axis="x", rotation=90)
+    axes.set_xticks(range(len(volumes))[::-7])  # the newest, and by weeks back from it
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ def plot_methods(quality: dict[str, Any]) -> str:
     others = sorted(set(values) - {quality["reference"]}, key=lambda method: -values[method]["mean"])
     figure = Figure(figsize=(WIDTH, 0.4 * len(values) + 0.9), layout="constrained")
     axes = figure.subplots()
+    colours = dict(zip(values, cycle(COLOURS), strict=False))  # as in plot_segments
     for place, method in enumerate([quality["reference"], *others]):
-        _dot(axes, values[method], -place, COLOURS[min(place, 1)])
+        _dot(axes, values[method], -place, colours[method])
     axes.set_yticks([-place for place in range(len(values))], [quality["reference"], *others])
     axes.set(xlabel=f"{SHOWN}, seen items masked", ylim=(0.6 - len(values), 0.6), xlim=(0, None))
     axes.grid(axis="x", color="#dfe5ec")
@@ -33,12 +35,10 @@ def plot_segments(beyond: dict[str, Any]) -> str:
     names = [one["segment"] for one in next(iter(beyond.values()))["segments"]]
     figure = Figure(figsize=(WIDTH, 0.2 * len(names) * max(len(beyond), 2) + 1.4), layout="constrained")
     axes = figure.subplots()
-    for number, (method, found) in enumerate(beyond.items()):
+    for number, (colour, (method, found)) in enumerate(zip(cycle(COLOURS), beyond.items(), strict=False)):
         shift = (number - (len(beyond) - 1) / 2) * 0.7 / len(beyond)
         for place, one in enumerate(found["segments"]):
-            _dot(
-                axes, estimate(one[SHOWN]), -place - shift, COLOURS[number % len(COLOURS)], method if not place else ""
-            )
+            _dot(axes, estimate(one[SHOWN]), -place - shift, colour, method if not place else "")
     axes.set_yticks([-place for place in range(len(names))], names)
     axes.set(xlabel=f"{SHOWN}, seen items masked", xlim=(0, None))
     axes.grid(axis="x", color="#dfe5ec")

@@ -96,3 +96,11 @@ def test_a_later_refusal_does_not_make_forgotten_that_a_model_was_live(lake: Pat
     again = {"live": "model/all/000001", "twin": "model/temporal/000004", "evaluation": "evaluation/000099"}
     verdicts(settings).begin().commit(Manifest(metrics={"promoted": False}, parents=again))
     assert listed(lake)[-1] == ("was live", "model/temporal/000001", "pruned", "codebook/all/000001")
+
+
+def test_a_lake_without_models_is_named(settings: Settings, settings_file: Path) -> None:
+    told = models(settings_file, "list")
+    assert (told.returncode, told.stdout) == (
+        0,
+        f"No model in {settings.lake_uri} yet: the train DAG makes the first.\n",
+    )
