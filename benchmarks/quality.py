@@ -198,7 +198,8 @@ def say(name: str, bench: Bench, made: dict[str, Generation], quick: bool) -> No
     console.print(f"All figures, segments too: {bench.root / 'table.json'}")
     figures = figures_of(name, found, {} if quick else GOALS.get(name, {}))
     figures.append(Figure(f"quality.{name}.peak_gib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
-    size = f"{name}, {bench.split.name}, {found['users']:,} users, {len(bench.data.item_ids):,} items"
+    counts = f"{len(bench.data.item_ids):,} items, {len(bench.data.item_E):,} interactions"
+    size = f"{name}, {bench.split.name}, {found['users']:,} users, {counts}"
     publish(f"quality-{name}", size, figures)
 
 

@@ -161,6 +161,8 @@ def test_losses_stand_two_to_a_row(tasks: list[str]) -> None:
     model = Generation("", 1, "", Manifest(metrics={"loss": {task: [3.0, 2.0] for task in tasks}}))
     drawn = imread(io.BytesIO(base64.b64decode(plot_losses({"judged": model, "live": model}))))
     assert drawn.shape[1] == 768
+    edges = (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1])
+    assert all((edge == 1).all() for edge in edges), "white: nothing is cut, no legend either"
 
 
 def test_items_with_a_code_are_those_of_the_day(settings: Settings) -> None:
